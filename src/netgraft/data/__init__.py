@@ -1,0 +1,39 @@
+"""Training and test images: paired datasets, sharp photographs, and degradations that pair them."""
+
+from netgraft.data.crops import (
+    Crops,
+    CropSource,
+    CropStage,
+    PairedSource,
+    SyntheticSource,
+    crop_batches,
+    image_tensor,
+)
+from netgraft.data.defocus import DefocusModel
+from netgraft.data.degrade import Degradation, Image, SensorNoise, ShakeModel, Window
+from netgraft.data.pairs import LAYOUTS, Pair, SharpFolder, list_pairs, load_pair, synthetic_pair
+from netgraft.data.photos import Photo, photos
+
+__all__ = [
+    "LAYOUTS",
+    "CropSource",
+    "CropStage",
+    "Crops",
+    "DefocusModel",
+    "Degradation",
+    "Image",
+    "Pair",
+    "PairedSource",
+    "Photo",
+    "SensorNoise",
+    "ShakeModel",
+    "SharpFolder",
+    "SyntheticSource",
+    "Window",
+    "crop_batches",
+    "image_tensor",
+    "list_pairs",
+    "load_pair",
+    "photos",
+    "synthetic_pair",
+]

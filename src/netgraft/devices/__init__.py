@@ -1,0 +1,41 @@
+"""Runtimes behind one Protocol, and the timing loop that they share."""
+
+from netgraft.devices.catalog import (
+    DEVICES,
+    DeviceCheck,
+    DeviceKind,
+    DeviceRow,
+    check_device,
+    describe_devices,
+    open_device,
+)
+from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
+from netgraft.devices.fake import FakeClock, FakeDevice
+from netgraft.devices.measure import Latency, MeasureProtocol, SystemClock, measure, measure_modules
+from netgraft.devices.onnx_graph import to_onnx
+from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+
+__all__ = [
+    "DEVICES",
+    "Clock",
+    "Device",
+    "DeviceCheck",
+    "DeviceDescription",
+    "DeviceKind",
+    "DeviceRow",
+    "FakeClock",
+    "FakeDevice",
+    "FileDevice",
+    "Latency",
+    "MeasureProtocol",
+    "OnnxRuntimeDevice",
+    "Runnable",
+    "SystemClock",
+    "Unsupported",
+    "check_device",
+    "describe_devices",
+    "measure",
+    "measure_modules",
+    "open_device",
+    "to_onnx",
+]

@@ -1,0 +1,134 @@
+"""What a device is: one seam between netgraft and the runtimes that it measures and exports for.
+
+A device is a backend with its hardware and precision. It compiles a module for an input shape, or says why it
+cannot: a refusal is a value, because the search simply leaves that option out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceDescription:
+    """Everything that a latency depends on besides the network: two equal descriptions may share a table."""
+
+    backend: str
+    """Name of the software, e.g. ``onnxruntime``."""
+    backend_version: str
+    """Its version."""
+    hardware: str
+    """Name of the processor that runs the network."""
+    cores: int
+    """Processors that the operating system offers, however many are used."""
+    precision: str
+    """Number format of the computation, e.g. ``fp32``."""
+    threads: int
+    """Threads that one network runs on."""
+    system: str
+    """Operating system and architecture, e.g. ``Linux x86_64``."""
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """The device does not run this network."""
+
+    reason: str
+    """One line for the report."""
+
+
+class Clock(Protocol):
+    """Where times come from: the machine's clocks, or a made-up one in tests."""
+
+    def wall(self) -> float:
+        """Seconds on the wall since an arbitrary start; never runs backwards."""
+        ...
+
+    def cpu(self) -> float:
+        """Seconds of processor time that this process has used, over all its threads."""
+        ...
+
+
+class Runnable(Protocol):
+    """A network that is ready to run on a device."""
+
+    def run(self, x: Array) -> Array:
+        """Run it once. x: (1, c, h, w) of the shape that it was compiled for.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give its memory back; it does not run any more."""
+        ...
+
+
+class Device(Protocol):
+    """Compiles networks and knows the clock that times them."""
+
+    @property
+    def description(self) -> DeviceDescription:
+        """What the latencies will depend on."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that runs with this device."""
+        ...
+
+    def compile(self, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+        """Make ``module`` ready for inputs like ``example`` (1, c, h, w); the module itself is left as it is.
+
+        Raises:
+            DeviceError: the device itself is out of order; a network that it refuses is ``Unsupported``.
+        """
+        ...
+
+
+class FileDevice(Device, Protocol):
+    """A device that also runs networks from the files that netgraft exports."""
+
+    def load(self, path: Path) -> Runnable:
+        """Make the network in the file ready.
+
+        Raises:
+            DeviceError: the file cannot be read or is refused.
+        """
+        ...
+
+
+def host_hardware() -> str:
+    """Name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def host_cores() -> int:
+    """Processors that the operating system offers."""
+    return os.cpu_count() or 1
+
+
+def host_system() -> str:
+    """Operating system and architecture of this machine."""
+    return f"{platform.system()} {platform.machine()}"

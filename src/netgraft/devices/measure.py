@@ -1,0 +1,219 @@
+"""The timing loop, the same for every backend.
+
+What is compared is run in turns, in an order that changes from round to round, so that a slow minute of the
+machine meets all of it alike. A short network is run several times inside one sample, so that the clock's
+resolution does not matter. The statistics are the median and the quartiles; processor time stands beside wall
+time, and tells how many samples had to wait for a processor that was busy with something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from torch import Tensor, nn
+
+from netgraft.devices.device import Array, Clock, Device, Runnable, Unsupported
+from netgraft.errors import DeviceError
+
+K = TypeVar("K", bound=Hashable)
+
+CONTENDED_RATIO = 1.25
+"""A sample counts as contended when its wall time is more than this times its processor time."""
+STABLE_RUNS = 3
+"""Warm-up is over when this many runs in a row bring no new best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureProtocol:
+    """How a latency is measured."""
+
+    warmup_tolerance: float = 0.05
+    """A run must beat the best before it by more than this share to count as still warming up."""
+    warmup_max_seconds: float = 0.5
+    """Warm-up of one network ends after this, stable or not."""
+    samples: int = 30
+    """Timing samples of each network."""
+    min_sample_ms: float = 2.0
+    """A network is repeated inside one sample until the sample lasts about this long."""
+    min_seconds: float = 0.0
+    """Sampling of each network goes on until its samples add up to this."""
+    seed: int = 0
+    """Seed of the order in each round."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise DeviceError(
+                f"cannot measure with {self.samples} samples: ask for at least 1, better 20 or more"
+            )
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long one run of a network takes."""
+
+    median_ms: float
+    """Median wall time."""
+    q25_ms: float
+    """Lower quartile of wall time."""
+    q75_ms: float
+    """Upper quartile of wall time."""
+    cpu_median_ms: float
+    """Median processor time, over all threads of the process."""
+    runs: int
+    """Timed runs behind these numbers."""
+    contended: float
+    """Share of samples that waited for a busy processor, 0 to 1: above a half, distrust the wall times."""
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def wall(self) -> float:
+        return time.perf_counter()
+
+    def cpu(self) -> float:
+        return time.process_time()
+
+
+@dataclass(slots=True)
+class _Meter:
+    """A network in the session, with what was seen of it."""
+
+    name: object
+    runnable: Runnable
+    x: Array
+    clock: Clock
+    repeats: int = 1
+    """Runs inside one sample."""
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+
+    def run(self, repeats: int) -> tuple[float, float]:
+        """Wall and processor time of one run, in ms, as the average over ``repeats`` of them."""
+        wall, cpu = self.clock.wall(), self.clock.cpu()
+        try:
+            for _ in range(repeats):
+                self.runnable.run(self.x)
+        except DeviceError as error:
+            raise DeviceError(f"while timing {self.name}: {error}") from error
+        cpu_s, wall_s = self.clock.cpu() - cpu, self.clock.wall() - wall
+        return 1e3 * wall_s / repeats, 1e3 * cpu_s / repeats
+
+    def warm_up(self, protocol: MeasureProtocol) -> None:
+        """Run until the time does not fall any more, then decide how many runs make up a sample."""
+        until = self.clock.wall() + protocol.warmup_max_seconds
+        best, since_best = math.inf, 0
+        while since_best < STABLE_RUNS:
+            ms, _ = self.run(1)
+            # Only falling times are warm-up: a run that was slowed down by another process proves nothing.
+            since_best = 0 if ms < (1 - protocol.warmup_tolerance) * best else since_best + 1
+            best = min(best, ms)
+            if self.clock.wall() >= until:
+                break
+        self.repeats = max(1, math.ceil(protocol.min_sample_ms / best)) if best > 0 else 1
+
+    def sample(self) -> None:
+        wall_ms, cpu_ms = self.run(self.repeats)
+        self.wall_ms.append(wall_ms)
+        self.cpu_ms.append(cpu_ms)
+
+    def done(self, protocol: MeasureProtocol) -> bool:
+        enough = len(self.wall_ms) >= protocol.samples
+        return enough and self.repeats * sum(self.wall_ms) >= 1e3 * protocol.min_seconds
+
+    def latency(self) -> Latency:
+        wall, cpu = np.asarray(self.wall_ms), np.asarray(self.cpu_ms)
+        q25, median, q75 = (float(value) for value in np.quantile(wall, [0.25, 0.5, 0.75]))
+        return Latency(
+            median_ms=median,
+            q25_ms=q25,
+            q75_ms=q75,
+            cpu_median_ms=float(np.median(cpu)),
+            runs=self.repeats * len(wall),
+            contended=float(np.mean(wall > CONTENDED_RATIO * cpu)),
+        )
+
+
+def measure(
+    runnables: Mapping[K, Runnable],
+    inputs: Mapping[K, Array],
+    protocol: MeasureProtocol,
+    clock: Clock,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[K, Latency]:
+    """Time all the networks in one session, in turns.
+
+    inputs: for each runnable its (1, c, h, w) float32 input. ``on_round`` is told the rounds done so far.
+
+    Raises:
+        DeviceError: a network fails while it runs, or takes no time at all although it must reach
+        ``min_seconds``.
+    """
+    meters = [_Meter(name, runnable, inputs[name], clock) for name, runnable in runnables.items()]
+    for meter in meters:
+        meter.warm_up(protocol)
+    rng = np.random.default_rng(protocol.seed)
+    rounds, waiting = 0, list(meters)
+    while waiting:
+        _sample_all(waiting, rng.permutation(len(waiting)).tolist())
+        rounds += 1
+        if on_round is not None:
+            on_round(rounds)
+        waiting = [meter for meter in waiting if not meter.done(protocol)]
+        _refuse_timeless(waiting, protocol)
+    return {name: meter.latency() for name, meter in zip(runnables, meters, strict=True)}
+
+
+def measure_modules(
+    device: Device,
+    modules: Mapping[K, tuple[nn.Module, Tensor]],
+    protocol: MeasureProtocol,
+    on_compiled: Callable[[K], None] | None = None,
+) -> dict[K, Latency | Unsupported]:
+    """Compile every (module, example input) and time all that the device supports in one session.
+
+    ``on_compiled`` is told each key when its module is ready, or refused.
+
+    Raises:
+        DeviceError: the device is out of order, or fails in the middle.
+    """
+    compiled: dict[K, Runnable | Unsupported] = {}
+    runnables: dict[K, Runnable] = {}
+    try:
+        for key, (module, example) in modules.items():
+            compiled[key] = outcome = device.compile(module, example)
+            if not isinstance(outcome, Unsupported):
+                runnables[key] = outcome
+            if on_compiled is not None:
+                on_compiled(key)
+        inputs = {key: modules[key][1].numpy() for key in runnables}
+        latencies = measure(runnables, inputs, protocol, device.clock)
+    finally:
+        for runnable in runnables.values():
+            runnable.close()
+    return {
+        key: outcome if isinstance(outcome, Unsupported) else latencies[key]
+        for key, outcome in compiled.items()
+    }
+
+
+def _sample_all(meters: Sequence[_Meter], order: Sequence[int]) -> None:
+    for i in order:
+        meters[i].sample()
+
+
+def _refuse_timeless(waiting: Sequence[_Meter], protocol: MeasureProtocol) -> None:
+    for meter in waiting:
+        if len(meter.wall_ms) >= protocol.samples and sum(meter.wall_ms) <= 0:
+            raise DeviceError(f"{meter.name} takes no time on this clock: set min_seconds to 0 to measure it")

@@ -1,0 +1,139 @@
+"""Networks as ONNX files: input ``x``, output ``y``, nothing in the graph that the network does not need."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraft.devices.onnx_forms import use_convolution_forms
+from netgraft.errors import ExportError
+
+OPSET = 18
+INPUT, OUTPUT = "x", "y"
+NOISY_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.export._trace",
+)
+
+log = logging.getLogger(__name__)
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, path: Path, *, dynamic: bool = False, fast_forms: bool = True
+) -> None:
+    """Write ``module`` as an ONNX file, whole or not at all; the module itself is left as it is.
+
+    example: (1, c, h, w), the input shape of the file. With ``dynamic`` height and width are free, as long as
+    they are multiples of the module's ``size_multiple`` (1 for a module without one). ``fast_forms`` rewrites
+    layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx_forms`.
+
+    Raises:
+        ExportError: the module cannot be expressed in ONNX, or the file cannot be written.
+    """
+    content = onnx_bytes(module, example, dynamic=dynamic, fast_forms=fast_forms)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def onnx_bytes(
+    module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True
+) -> bytes:
+    """The content of the file that :func:`to_onnx` writes.
+
+    Raises:
+        ExportError: the module cannot be expressed in ONNX.
+    """
+    frozen = copy.deepcopy(module).eval().requires_grad_(False)
+    shapes = {INPUT: _free_sides(module)} if dynamic else None
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                frozen,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=tuple(shapes.values()) if shapes else None,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"cannot express {type(module).__name__} in ONNX: {_root_cause(error)}") from error
+    assert program is not None, "the exporter gives a program unless it was asked to write a file"
+    if fast_forms:
+        use_convolution_forms(program.model)
+    _forget_sources(program.model)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _free_sides(module: nn.Module) -> dict[int, Any]:
+    """Symbolic height and width that are multiples of what the module needs."""
+    multiple = getattr(module, "size_multiple", 1)
+    height, width = torch.export.Dim("h", min=1, max=1 << 14), torch.export.Dim("w", min=1, max=1 << 14)
+    return {2: multiple * height, 3: multiple * width} if multiple > 1 else {2: height, 3: width}
+
+
+def _forget_sources(model: Any) -> None:
+    """Drop the exporter's notes from the graph, in place: they hold paths of the exporting machine."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _root_cause(error: BaseException) -> str:
+    """What went wrong first, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While open, the exporter keeps its news to itself: what matters of it is in the error that it raises.
+
+    It says once an export that torchvision's operators will not be known, uses a deprecated call of torch,
+    and prints whole graphs before it gives up.
+    """
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    printed = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            warnings.filterwarnings(
+                "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
+            )
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        log.debug("the ONNX exporter printed: %s", printed.getvalue())

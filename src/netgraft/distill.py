@@ -1,0 +1,174 @@
+"""Surrogates by feature distillation: each learns to give the teacher's output at its site from the teacher's input.
+
+One teacher pass feeds every surrogate of the batch, whatever its site and operator. Each surrogate's loss stands
+alone, so that training many together gives exactly what training them one at a time would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from netgraft.features import SiteFeatures, site_features
+from netgraft.nets.blocks import FittedAffine, calibrating
+from netgraft.operators import Operator, options_for
+from netgraft.sites import Site
+
+SurrogateKey = tuple[str, str]
+"""(site path, operator name)."""
+
+
+class DistillConfig(BaseModel):
+    """How the surrogates learn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(300, ge=1)
+    """Optimiser steps; each is one batch through the teacher."""
+    batch: int = Field(8, ge=1)
+    """Crops a batch."""
+    crop: int = Field(64, ge=16)
+    """Side of the crops, in pixels."""
+    data_fraction: float = Field(0.25, gt=0, le=1)
+    """Share of the training photographs that the surrogates see (25 % in arXiv 2601.11685)."""
+    learning_rate: float = Field(2e-3, gt=0)
+    """Of operators that start afresh; those from the teacher's weights learn at a tenth of it."""
+
+
+@dataclass(slots=True)
+class Surrogates:
+    """Replacement modules with how they learned, by (site path, operator)."""
+
+    modules: dict[SurrogateKey, nn.Module]
+    """Trained modules, in eval mode."""
+    losses: dict[SurrogateKey, list[float]] = field(default_factory=dict)
+    """Normalised L2 on each training batch: |surrogate - teacher|^2 / |teacher|^2."""
+    step: int = 0
+    """Optimiser steps done."""
+
+
+def normalized_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error over the energy of the target; both (b, c, h, w)."""
+    return (prediction - target).square().sum() / target.square().sum().clamp_min(1e-12)
+
+
+def start_surrogates(
+    module: nn.Module, sites: Sequence[Site], pool: Mapping[str, Operator], *, seed: int
+) -> dict[SurrogateKey, nn.Module]:
+    """A new, untrained module for every site and operator that fits it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {
+            (site.path, name): pool[name].start(module.get_submodule(site.path), site)
+            for site in sites
+            for name in options_for(site, pool)[1:]
+        }
+
+
+def fit_surrogates(
+    modules: Mapping[SurrogateKey, nn.Module], features: Mapping[str, SiteFeatures]
+) -> dict[SurrogateKey, float]:
+    """Fit in closed form what can be, and calibrate what is frozen, in place; features: of a calibration batch.
+
+    Returns the normalised L2 of every module on these features.
+    """
+    losses = {}
+    for (path, name), module in modules.items():
+        x, y = features[path].x, features[path].y
+        if isinstance(module, FittedAffine):
+            module.fit(x, y)
+        with torch.no_grad(), calibrating(module):
+            module(x)
+        with torch.no_grad():
+            losses[path, name] = float(normalized_l2(module(x), y))
+    return losses
+
+
+class Distillation:
+    """A distillation in progress: step by step, with a state that can be saved and continued exactly.
+
+    Args:
+        module: the teacher; left untouched.
+        surrogates: modules that learn, trained in place.
+        pool: the operators that they come from.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        sites: Sequence[Site],
+        surrogates: Mapping[SurrogateKey, nn.Module],
+        pool: Mapping[str, Operator],
+        config: DistillConfig,
+    ) -> None:
+        self.module = module
+        self.sites = sites
+        self.config = config
+        self.learning = {
+            key: surrogate.to(memory_format=torch.channels_last)
+            for key, surrogate in surrogates.items()
+            if pool[key[1]].learning == "distill"
+        }
+        self.losses: dict[SurrogateKey, list[float]] = {key: [] for key in self.learning}
+        self.step = 0
+        groups = [
+            {
+                "params": [p for p in surrogate.parameters() if p.requires_grad],
+                "share": 0.1 if pool[key[1]].from_teacher else 1.0,
+            }
+            for key, surrogate in self.learning.items()
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups or [nn.Parameter(torch.zeros(()))], lr=0.0, betas=(0.9, 0.99), weight_decay=0, fused=True
+        )
+
+    def run(
+        self,
+        batches: Iterable[Tensor],
+        on_step: Callable[[Distillation], None] = lambda _: None,
+    ) -> None:
+        """Train on batches of degraded images (b, 3, h, w) until the configured number of steps is done."""
+        for images in batches:
+            if self.step >= self.config.steps or not self.learning:
+                break
+            self._learn(images)
+            on_step(self)
+
+    def _learn(self, images: Tensor) -> None:
+        features = site_features(self.module, images.to(memory_format=torch.channels_last), self.sites)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * group.get("share", 1.0) * cosine
+        self.optimizer.zero_grad()
+        for (path, name), surrogate in self.learning.items():
+            loss = normalized_l2(surrogate(features[path].x), features[path].y)
+            # One backward pass each: the graph of a single surrogate is all that is ever held.
+            loss.backward()
+            self.losses[path, name].append(float(loss.detach()))
+        self.optimizer.step()
+        self.step += 1
+
+    def state(self) -> dict[str, object]:
+        """Everything needed to continue: plain containers of tensors and numbers."""
+        return {
+            "step": self.step,
+            "modules": {"|".join(key): m.state_dict() for key, m in self.learning.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "losses": {"|".join(key): losses for key, losses in self.losses.items()},
+        }
+
+    def load_state(self, state: Mapping[str, object]) -> None:
+        """Continue from a saved state, in place."""
+        modules, losses = state["modules"], state["losses"]
+        assert isinstance(modules, dict)
+        assert isinstance(losses, dict)
+        for key, surrogate in self.learning.items():
+            surrogate.load_state_dict(modules["|".join(key)])
+            self.losses[key] = list(losses["|".join(key)])
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.step = int(state["step"])  # type: ignore[call-overload]

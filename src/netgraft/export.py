@@ -1,0 +1,82 @@
+"""A network as files that ship: deployed form, ONNX at a fixed and at any size, parity checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netgraft.devices import OnnxRuntimeDevice, to_onnx
+from netgraft.errors import ExportError
+from netgraft.nets.blocks import deploy
+
+PARITY = 1e-3
+"""Largest difference to PyTorch, anywhere in an image in [0, 1], that an fp32 export may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What was written, and how well it agrees with the network that it came from."""
+
+    fixed: Path
+    """ONNX at the profiled size."""
+    dynamic: Path
+    """ONNX for any size that is a multiple of the network's."""
+    size_bytes: int
+    """Of the file at the profiled size."""
+    parity_max_abs: float
+    """Largest absolute difference to PyTorch on the examples, at both sizes."""
+
+
+def export(module: nn.Module, folder: Path, name: str, examples: Sequence[Tensor]) -> Export:
+    """Write ``module`` in its deployed form as ``name.onnx`` and ``name_dynamic.onnx``, and check both.
+
+    examples: images (1, 3, h, w) in [0, 1], all of the profiled size; the first also sets it.
+
+    Raises:
+        ExportError: the module cannot be exported, or an export differs by more than :data:`PARITY`; the files
+            are then removed again.
+    """
+    deployed = deploy(module)
+    fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
+    to_onnx(deployed, examples[0], fixed)
+    to_onnx(deployed, examples[0], dynamic, dynamic=True)
+    try:
+        worst = max(
+            _difference(module, fixed, examples),
+            _difference(module, dynamic, [_other_size(example) for example in examples[:1]]),
+        )
+        if not worst <= PARITY:
+            raise ExportError(
+                f"{name}: the export differs from PyTorch by {worst:.2g}, more than {PARITY:g}; "
+                "its activations are too large for the folded form: fine-tune it longer"
+            )
+    except ExportError:
+        fixed.unlink(missing_ok=True)
+        dynamic.unlink(missing_ok=True)
+        raise
+    return Export(
+        fixed=fixed, dynamic=dynamic, size_bytes=fixed.stat().st_size, parity_max_abs=worst
+    )
+
+
+def _other_size(image: Tensor) -> Tensor:
+    """Three quarters of the image, so that a size other than the exported one is tried."""
+    return image[..., : image.shape[-2] * 3 // 4, :]
+
+
+def _difference(module: nn.Module, path: Path, images: Sequence[Tensor]) -> float:
+    runnable = OnnxRuntimeDevice(threads=0).load(path)
+    worst = 0.0
+    try:
+        for image in images:
+            with torch.inference_mode():
+                expected = module.eval()(image).numpy()
+            worst = max(worst, float(np.abs(runnable.run(image.contiguous().numpy()) - expected).max()))
+    finally:
+        runnable.close()
+    return worst

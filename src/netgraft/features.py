@@ -1,0 +1,48 @@
+"""What the teacher's blocks see and say: the inputs and outputs at its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from netgraft.sites import Site
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFeatures:
+    """One forward pass as seen from one site."""
+
+    x: Tensor
+    """Input of the site, (b, in_channels, h, w)."""
+    y: Tensor
+    """Output of the site, (b, out_channels, h', w')."""
+
+
+@contextmanager
+def _recording(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, SiteFeatures]]:
+    seen: dict[str, SiteFeatures] = {}
+
+    def hook(path: str):  # type: ignore[no-untyped-def]
+        def record(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            seen[path] = SiteFeatures(inputs[0].detach(), output.detach())
+
+        return record
+
+    handles = [module.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def site_features(module: nn.Module, images: Tensor, sites: Sequence[Site]) -> Mapping[str, SiteFeatures]:
+    """Features at every site from one forward pass over ``images`` (b, 3, h, w), by site path."""
+    with _recording(module, [site.path for site in sites]) as seen:
+        module(images)
+    return seen

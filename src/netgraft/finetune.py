@@ -1,0 +1,97 @@
+"""End-to-end fine-tuning of an assembled student: PSNR loss against the clean image, distillation from the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from netgraft.train import Precision, autocast, learning_rate, psnr_loss, update_average
+
+
+class FinetuneConfig(BaseModel):
+    """How the student is fine-tuned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(400, ge=0)
+    """Optimiser steps; 0 leaves the student as it was assembled."""
+    batch: int = Field(8, ge=1)
+    """Crops a step."""
+    crop: int = Field(96, ge=16)
+    """Side of the crops, in pixels."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak of the cosine schedule."""
+    distillation: float = Field(0.5, ge=0)
+    """Weight of the PSNR loss against the teacher's output."""
+    average: float = Field(0.99, ge=0, lt=1)
+    """Decay of the moving average of the weights."""
+    precision: Precision = "auto"
+
+
+class Finetuning:
+    """A fine-tuning in progress; the result is :attr:`average`. Neither network that is handed in changes."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: FinetuneConfig) -> None:
+        self.config = config
+        self.teacher = teacher
+        self.student = copy.deepcopy(student).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student.requires_grad_(True)
+        self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), config.learning_rate, betas=(0.9, 0.9), weight_decay=0, fused=True
+        )
+        self.step = 0
+        self.losses: list[float] = []
+
+    def run(
+        self, batches: Iterable[tuple[Tensor, Tensor]], on_step: Callable[[Finetuning], None] = lambda _: None
+    ) -> None:
+        """Train on batches (degraded, clean) of (b, 3, h, w); they start at step :attr:`step`."""
+        for degraded, clean in batches:
+            if self.step >= self.config.steps:
+                break
+            self._learn(degraded.to(memory_format=torch.channels_last), clean)
+            on_step(self)
+
+    def _learn(self, degraded: Tensor, clean: Tensor) -> None:
+        config = self.config
+        rate = learning_rate(self.step, config.steps, config.learning_rate, warmup=20)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(config.precision):
+            restored = self.student(degraded).float()
+            with torch.no_grad():
+                taught = self.teacher(degraded).float()
+        loss = psnr_loss(restored, clean)
+        self.losses.append(float(loss.detach()))
+        if config.distillation:
+            loss = loss + config.distillation * psnr_loss(restored, taught)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 0.1)
+        self.optimizer.step()
+        update_average(self.average, self.student, self.step, config.average)
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue: plain containers of tensors and numbers."""
+        return {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state, in place."""
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses = list(state["losses"])
+        self.step = int(state["step"])

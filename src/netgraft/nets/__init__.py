@@ -1,0 +1,1 @@
+"""The networks: the NAFNet family, the modules that replace its parts, loading and counting."""

@@ -1,0 +1,339 @@
+"""The modules that operators put in a teacher's place.
+
+Two ideas run through all of them. A module that is *calibrated* (:class:`Calibrated`) learns a constant from data
+that pass through it, without gradients. A module that can be *deployed* (it has a ``deploy`` method) gives a
+simpler module that computes the same: branches merged, norms and attention folded into convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netgraft.nets.nafnet import LayerNorm2d, NafBlock
+
+LEAK = 0.25
+"""Negative slope of the convolutional operators: features are signed, and runtimes fuse a leaky ReLU."""
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """A module with a simpler form that computes the same."""
+
+    def deploy(self) -> nn.Module:
+        """A new module, equal in what it computes, for inference and export."""
+        ...
+
+
+class Calibrated(nn.Module):
+    """A module that fits a constant to what passes through it while ``calibrating`` is set."""
+
+    calibrating: bool = False
+
+
+@contextmanager
+def calibrating(module: nn.Module) -> Iterator[None]:
+    """While open, a forward pass refits every calibrated module of ``module``, in place, in the order of the data.
+
+    Each sees what the blocks before it, already calibrated, really produce: calibrating all of them on the
+    teacher's features at once lets their errors add up.
+    """
+    parts = [part for part in module.modules() if isinstance(part, Calibrated)]
+    for part in parts:
+        part.calibrating = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.calibrating = False
+
+
+class StaticNorm(Calibrated):
+    """A LayerNorm2d whose division by each pixel's deviation is frozen to a constant per channel.
+
+    What is left is linear, so that it folds into the 1x1 convolution behind it, the subtraction of the mean over
+    the channels included. x: (b, c, h, w) -> the same.
+    """
+
+    scale: Tensor
+
+    def __init__(self, norm: LayerNorm2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach().clone())
+        self.bias = nn.Parameter(norm.bias.detach().clone())
+        self.register_buffer("scale", torch.ones_like(norm.weight))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Least-squares fit, per channel, of the frozen to the exact norm, in place."""
+        centered = x - x.mean(1, keepdim=True)
+        exact = centered * torch.rsqrt(centered.square().mean(1, keepdim=True) + 1e-6)
+        energy = centered.square().mean((0, 2, 3))
+        self.scale.copy_((centered * exact).mean((0, 2, 3)) / energy.clamp_min(1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.calibrating:
+            self.calibrate(x)
+        gain = (self.weight * self.scale).view(1, -1, 1, 1)
+        return (x - x.mean(1, keepdim=True)) * gain + self.bias.view(1, -1, 1, 1)
+
+    def folded_into(self, conv: nn.Conv2d) -> nn.Conv2d:
+        """The 1x1 convolution that computes ``conv(self(x))``."""
+        gain = self.weight * self.scale
+        weight = conv.weight[:, :, 0, 0] * gain
+        # Subtracting the mean over channels before the convolution is subtracting each row's mean in it.
+        weight = weight - weight.mean(1, keepdim=True)
+        bias = conv.weight[:, :, 0, 0] @ self.bias
+        return _pointwise(weight, bias if conv.bias is None else conv.bias + bias)
+
+
+class StaticAttention(Calibrated):
+    """Channel attention frozen to its mean over the calibration images. x: (b, c, h, w) -> (1, c, 1, 1)."""
+
+    def __init__(self, attention: nn.Module, channels: int) -> None:
+        super().__init__()
+        # The attention itself is kept, hidden from parameters, for calibration only.
+        self._attention = (copy.deepcopy(attention).requires_grad_(False),)
+        self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.calibrating:
+            with torch.no_grad():
+                self.scale.copy_(self._attention[0](x).mean((0, 2, 3), keepdim=True))
+        return self.scale
+
+
+class StaticNafBlock(nn.Module):
+    """A NAF block with its norms, its attention or both frozen to calibrated constants.
+
+    x: (b, c, h, w) -> the same. Starts from the weights of the teacher's block.
+    """
+
+    def __init__(self, block: NafBlock, *, norm: bool, attention: bool) -> None:
+        super().__init__()
+        source = copy.deepcopy(block)
+        self.norm1: nn.Module = StaticNorm(source.norm1) if norm else source.norm1
+        self.norm2: nn.Module = StaticNorm(source.norm2) if norm else source.norm2
+        channels = source.conv3.in_channels
+        self.sca: nn.Module = StaticAttention(source.sca, channels) if attention else source.sca
+        self.conv1, self.conv2, self.conv3 = source.conv1, source.conv2, source.conv3
+        self.conv4, self.conv5, self.sg = source.conv4, source.conv5, source.sg
+        self.beta, self.gamma = source.beta, source.gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
+        y = x + self.conv3(gated * self.sca(gated)) * self.beta
+        return y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+
+    @torch.no_grad()
+    def deploy(self) -> nn.Module:
+        return DeployedNafBlock(self)
+
+
+class DeployedNafBlock(nn.Module):
+    """A NAF block for inference: the residual scales, and what is frozen, folded into the convolutions.
+
+    x: (b, c, h, w) -> the same. What is not frozen stays as it is, so that a teacher's own blocks deploy too.
+    """
+
+    @torch.no_grad()
+    def __init__(self, block: NafBlock | StaticNafBlock) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _fold_norm(block.norm1, block.conv1)
+        self.norm2, self.conv4 = _fold_norm(block.norm2, block.conv4)
+        self.conv2 = copy.deepcopy(block.conv2)
+        self.sg = block.sg
+        scale = torch.ones(block.conv3.in_channels)
+        self.sca: nn.Module | None = None
+        if isinstance(block.sca, StaticAttention):
+            scale = block.sca.scale.flatten()
+        else:
+            self.sca = copy.deepcopy(block.sca)
+        self.conv3 = _scaled(block.conv3, scale, block.beta.flatten())
+        self.conv5 = _scaled(block.conv5, torch.ones(block.conv5.in_channels), block.gamma.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
+        if self.sca is not None:
+            gated = gated * self.sca(gated)
+        y = x + self.conv3(gated)
+        return y + self.conv5(self.sg(self.conv4(self.norm2(y))))
+
+
+def _fold_norm(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
+    if isinstance(norm, StaticNorm):
+        return nn.Identity(), norm.folded_into(conv)
+    return copy.deepcopy(norm), copy.deepcopy(conv)
+
+
+def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A 1x1 convolution from (out, in) weights and (out,) biases."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+    conv.weight.data = weight.detach()[:, :, None, None].clone()
+    conv.bias.data = bias.detach().clone()  # type: ignore[union-attr]
+    return conv
+
+
+def _scaled(conv: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> nn.Conv2d:
+    """The 1x1 convolution that computes ``outputs * conv(inputs * x)``, channel by channel."""
+    assert conv.bias is not None
+    return _pointwise(conv.weight[:, :, 0, 0] * inputs * outputs[:, None], conv.bias * outputs)
+
+
+class FittedAffine(nn.Module):
+    """A dropped block: a scale and an offset per channel, fitted in closed form. x: (b, c, h, w) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.offset = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor) -> None:
+        """Least-squares fit, per channel, of ``y`` by ``x``, in place; both (b, c, h, w)."""
+        axes = (0, 2, 3)
+        x_mean, y_mean = x.mean(axes, keepdim=True), y.mean(axes, keepdim=True)
+        spread = (x - x_mean).square().mean(axes, keepdim=True)
+        self.scale.copy_(((x - x_mean) * (y - y_mean)).mean(axes, keepdim=True) / spread.clamp_min(1e-12))
+        self.offset.copy_(y_mean - self.scale * x_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.offset
+
+
+class MergedConv(nn.Module):
+    """A 3x3 convolution trained as 3x3 + 1x1 + scaled identity (RepVGG, Ding et al., CVPR 2021).
+
+    x: (b, c, h, w) -> the same. The branches train better than one kernel and merge into one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dense = nn.Conv2d(channels, channels, 3, padding=1)
+        self.point = nn.Conv2d(channels, channels, 1, bias=False)
+        self.direct = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel(), self.dense.bias, padding=1)
+
+    def kernel(self) -> Tensor:
+        """The merged kernel, (c, c, 3, 3)."""
+        return self.dense.weight + F.pad(self.point.weight + torch.diag(self.direct)[:, :, None, None], [1] * 4)
+
+    @torch.no_grad()
+    def deploy(self) -> nn.Module:
+        merged = copy.deepcopy(self.dense)
+        merged.weight.copy_(self.kernel())
+        return merged
+
+
+class ConvBlock(nn.Module):
+    """A dense 3x3 convolution with a leaky ReLU, on a residual path or not. x: (b, c, h, w) -> the same."""
+
+    def __init__(self, channels: int, *, residual: bool) -> None:
+        super().__init__()
+        self.conv: nn.Module = MergedConv(channels)
+        self.residual = residual
+        if residual:
+            nn.init.zeros_(self.conv.direct)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.conv(x), LEAK)
+        return x + y if self.residual else y
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise 3x3, project, with ReLU6 (MobileNetV2, Sandler et al., CVPR 2018).
+
+    x: (b, c, h, w) -> the same.
+    """
+
+    def __init__(self, channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        wide = expansion * channels
+        self.expand = nn.Conv2d(channels, wide, 1)
+        self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.project = nn.Conv2d(wide, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+
+
+class PartialConv(nn.Module):
+    """A dense 3x3 over a quarter of the channels, then a pointwise MLP (FasterNet, Chen et al., CVPR 2023).
+
+    x: (b, c, h, w) -> the same.
+    """
+
+    def __init__(self, channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.part = max(1, channels // 4)
+        self.spatial = nn.Conv2d(self.part, self.part, 3, padding=1, bias=False)
+        self.expand = nn.Conv2d(channels, expansion * channels, 1)
+        self.project = nn.Conv2d(expansion * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.cat([self.spatial(x[:, : self.part]), x[:, self.part :]], dim=1)
+        return x + self.project(F.relu(self.expand(mixed)))
+
+
+class HalfResolution(nn.Module):
+    """A NAF-style gated block at half the resolution: strided 2x2, gated depthwise 3x3, transposed 2x2 back.
+
+    x: (b, c, h, w) with even h and w -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shrink = nn.Conv2d(channels, 2 * channels, 2, stride=2)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.grow = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.depthwise(self.shrink(x)).chunk(2, dim=1)
+        return x + self.grow(first * second)
+
+
+def transposed_from(up: nn.Sequential) -> nn.ConvTranspose2d:
+    """The transposed 2x2 convolution that computes exactly what a 1x1 convolution and PixelShuffle(2) do."""
+    conv = up[0]
+    assert isinstance(conv, nn.Conv2d)
+    out_channels = conv.out_channels // 4
+    transposed = nn.ConvTranspose2d(conv.in_channels, out_channels, 2, stride=2, bias=False)
+    # PixelShuffle sends channel 4c + 2i + j to pixel (2y + i, 2x + j) of channel c.
+    kernel = conv.weight[:, :, 0, 0].reshape(out_channels, 2, 2, conv.in_channels)
+    transposed.weight.data = kernel.permute(3, 0, 1, 2).detach().clone()
+    return transposed
+
+
+def strided_from(down: nn.Conv2d) -> nn.Conv2d:
+    """A strided 3x3 convolution that starts as the teacher's strided 2x2 one."""
+    assert down.bias is not None
+    conv = nn.Conv2d(down.in_channels, down.out_channels, 3, stride=2, padding=1)
+    conv.weight.data.zero_()
+    # With padding 1 the kernel's centre stands on the first of the two pixels.
+    conv.weight.data[:, :, 1:, 1:] = down.weight.detach()
+    conv.bias.data = down.bias.detach().clone()  # type: ignore[union-attr]
+    return conv
+
+
+def deploy(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` in which everything that has a simpler form for inference has taken it."""
+    clone = copy.deepcopy(module)
+    return _deploy_inside(clone).eval()
+
+
+def _deploy_inside(module: nn.Module) -> nn.Module:
+    if isinstance(module, NafBlock):
+        return DeployedNafBlock(module)
+    if isinstance(module, Deployable):
+        return module.deploy()
+    for name, child in module.named_children():
+        setattr(module, name, _deploy_inside(child))
+    return module

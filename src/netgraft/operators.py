@@ -1,0 +1,203 @@
+"""The operator pool: which block fits which site, how it starts from the teacher, and how it learns.
+
+An operator of one's own is one more :class:`Operator` in the mapping that is handed to the functions that take
+one, or a ``"package.module:NAME"`` line in the config.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from torch import nn
+
+from netgraft.errors import ConfigError
+from netgraft.names import lookup
+from netgraft.nets.blocks import (
+    ConvBlock,
+    FittedAffine,
+    HalfResolution,
+    InvertedResidual,
+    PartialConv,
+    StaticNafBlock,
+    strided_from,
+    transposed_from,
+)
+from netgraft.nets.nafnet import NafBlock
+from netgraft.sites import Site, SiteKind
+
+KEEP = "keep"
+"""The option that leaves the teacher's block; option 0 of every site."""
+
+Learning = Literal["exact", "fit", "distill"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """A kind of block that may stand at a site."""
+
+    name: str
+    """What configs, tables and reports call it."""
+    kind: SiteKind
+    """The kind of site that it fits."""
+    start: Callable[[nn.Module, Site], nn.Module]
+    """Makes a new module from the teacher's block (left untouched) and its site."""
+    learning: Learning
+    """``exact``: equals the teacher's block as it is; ``fit``: closed form; ``distill``: feature distillation."""
+    from_teacher: bool
+    """Whether it starts from the teacher's weights."""
+    description: str
+    """One line for tables."""
+
+
+def _static(norm: bool, attention: bool) -> Callable[[nn.Module, Site], nn.Module]:
+    def start(block: nn.Module, _: Site) -> nn.Module:
+        assert isinstance(block, NafBlock)
+        return StaticNafBlock(block, norm=norm, attention=attention)
+
+    return start
+
+
+def _copied(block: nn.Module, _: Site) -> nn.Module:
+    return copy.deepcopy(block)
+
+
+def _transposed(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, nn.Sequential)
+    return transposed_from(block)
+
+
+def _strided(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, nn.Conv2d)
+    return strided_from(block)
+
+
+def _pool(*operators: Operator) -> Mapping[str, Operator]:
+    return MappingProxyType({operator.name: operator for operator in operators})
+
+
+OPERATORS: Mapping[str, Operator] = _pool(
+    Operator(
+        name="drop",
+        kind="block",
+        start=lambda _, site: FittedAffine(site.in_channels),
+        learning="fit",
+        from_teacher=False,
+        description="no block: a scale and an offset per channel",
+    ),
+    Operator(
+        name="naf_static",
+        kind="block",
+        start=_static(norm=True, attention=True),
+        learning="distill",
+        from_teacher=True,
+        description="NAF block with norms and attention frozen and folded",
+    ),
+    Operator(
+        name="naf_no_attention",
+        kind="block",
+        start=_static(norm=False, attention=True),
+        learning="distill",
+        from_teacher=True,
+        description="NAF block with attention frozen and folded",
+    ),
+    Operator(
+        name="naf_no_norm",
+        kind="block",
+        start=_static(norm=True, attention=False),
+        learning="distill",
+        from_teacher=True,
+        description="NAF block with norms frozen and folded",
+    ),
+    Operator(
+        name="conv3_res",
+        kind="block",
+        start=lambda _, site: ConvBlock(site.in_channels, residual=True),
+        learning="distill",
+        from_teacher=False,
+        description="dense 3x3 convolution, leaky ReLU, residual",
+    ),
+    Operator(
+        name="conv3",
+        kind="block",
+        start=lambda _, site: ConvBlock(site.in_channels, residual=False),
+        learning="distill",
+        from_teacher=False,
+        description="dense 3x3 convolution, leaky ReLU",
+    ),
+    Operator(
+        name="inverted_residual",
+        kind="block",
+        start=lambda _, site: InvertedResidual(site.in_channels),
+        learning="distill",
+        from_teacher=False,
+        description="expand, depthwise 3x3, project, with ReLU6",
+    ),
+    Operator(
+        name="partial_conv",
+        kind="block",
+        start=lambda _, site: PartialConv(site.in_channels),
+        learning="distill",
+        from_teacher=False,
+        description="dense 3x3 over a quarter of the channels, then a pointwise MLP",
+    ),
+    Operator(
+        name="half_res",
+        kind="block",
+        start=lambda _, site: HalfResolution(site.in_channels),
+        learning="distill",
+        from_teacher=False,
+        description="gated depthwise block at half the resolution",
+    ),
+    Operator(
+        name="strided3",
+        kind="down",
+        start=_strided,
+        learning="exact",
+        from_teacher=True,
+        description="strided 3x3 convolution",
+    ),
+    Operator(
+        name="transposed",
+        kind="up",
+        start=_transposed,
+        learning="exact",
+        from_teacher=True,
+        description="transposed 2x2 convolution, exactly the 1x1 and PixelShuffle",
+    ),
+)
+"""Every operator that netgraft brings, by name; ``keep`` is implied."""
+
+
+def operator_pool(names: Sequence[str]) -> Mapping[str, Operator]:
+    """The operators of a config, by name: built-in ones, or ``package.module:NAME`` for a user's own.
+
+    Raises:
+        ConfigError: an unknown name, or a reference that does not lead to an Operator.
+    """
+    chosen = [
+        _imported(name) if ":" in name else lookup("operator", name, OPERATORS)
+        for name in names
+        if name != KEEP
+    ]
+    return _pool(*chosen)
+
+
+def _imported(reference: str) -> Operator:
+    module_name, _, attribute = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"operator {reference!r} cannot be imported: {error}") from error
+    if not isinstance(found, Operator):
+        raise ConfigError(f"operator {reference!r} is a {type(found).__name__}; it must be a netgraft Operator")
+    return found
+
+
+def options_for(site: Site, pool: Mapping[str, Operator]) -> tuple[str, ...]:
+    """Names of the options of a site, ``keep`` first, in the order of the pool."""
+    return (KEEP, *(name for name, operator in pool.items() if operator.kind == site.kind))

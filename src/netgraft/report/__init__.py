@@ -1,0 +1,27 @@
+"""A run as one self-contained HTML page."""
+
+from netgraft.report.data import (
+    AdditivityCheck,
+    Crop,
+    EvaluationRow,
+    FinetuneRow,
+    ImageRow,
+    LatencyRow,
+    RefusedRow,
+    ReportData,
+    SiteRow,
+)
+from netgraft.report.page import render
+
+__all__ = [
+    "AdditivityCheck",
+    "Crop",
+    "EvaluationRow",
+    "FinetuneRow",
+    "ImageRow",
+    "LatencyRow",
+    "RefusedRow",
+    "ReportData",
+    "SiteRow",
+    "render",
+]

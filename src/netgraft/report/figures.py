@@ -1,0 +1,285 @@
+"""The figures of a report, as plotly specifications: plain dictionaries of data and layout.
+
+Colors are chosen to read on light and on dark ground; the page sets the rest of the theme when it draws.
+Plotly shows a small part of HTML in its texts, so names that come from outside are escaped here too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from netgraft.report.data import AdditivityCheck, EvaluationRow, FinetuneRow, ReportData, SiteRow
+from netgraft.search.pareto import non_dominated
+
+Spec = dict[str, Any]
+
+TEACHER, STUDENT, POINT = "#7b8794", "#0e9384", "#8aa0b8"
+CYCLE = ("#0e9384", "#e0762e", "#7a5af8", "#d6457f", "#3b82d6", "#b58a00", "#5f7d3a", "#9a6b52")
+MARKS = {"knee": ("diamond", "#7a5af8"), "fastest": ("triangle-left", "#e0762e"), "chosen": ("star", STUDENT)}
+HOVER_LINES = 10
+HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "rgba(9,110,99,1)"]]
+
+
+def front(data: ReportData) -> Spec:
+    """Quality loss against latency of everything that was evaluated."""
+    rows = data.evaluations
+    points = np.array([[row.latency_ms, row.quality_loss_db] for row in rows])
+    best = sorted(np.flatnonzero(non_dominated(points)).tolist(), key=lambda i: rows[i].latency_ms)
+    hover = [_assignment_text(data, row) for row in rows]
+    traces = [
+        _points("evaluated (predicted latency)", range(len(rows)), rows, hover, POINT, size=7, opacity=0.6),
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "front",
+            "x": [rows[i].latency_ms for i in best],
+            "y": [rows[i].quality_loss_db for i in best],
+            "line": {"color": STUDENT, "width": 2, "shape": "hv"},
+            "hoverinfo": "skip",
+        },
+    ]
+    measured = [i for i, row in enumerate(rows) if row.measured_latency_ms is not None]
+    if measured:
+        trace = _points("measured end to end", measured, rows, hover, "#d6457f", size=9, symbol="circle-open")
+        trace["x"] = [rows[i].measured_latency_ms for i in measured]
+        traces.append(trace)
+    teacher = [i for i, row in enumerate(rows) if not any(row.assignment)][:1]
+    if teacher:
+        traces.append(_points("teacher", teacher, rows, hover, TEACHER, size=13, symbol="square"))
+    for name, i in data.chosen.items():
+        symbol, color = MARKS.get(name, ("cross", STUDENT))
+        # Marks may share a point; the larger one lies below.
+        size = {"fastest": 19, "knee": 16}.get(name, 14)
+        traces.append(_points(escape(name), [i], rows, hover, color, size=size, symbol=symbol))
+    return _spec(traces, "latency in ms", "quality loss in dB", height=520, hovermode="closest")
+
+
+def _points(
+    name: str,
+    indices: Sequence[int] | range,
+    rows: Sequence[EvaluationRow],
+    hover: Sequence[str],
+    color: str,
+    *,
+    size: int,
+    symbol: str = "circle",
+    opacity: float = 1.0,
+) -> Spec:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [rows[i].latency_ms for i in indices],
+        "y": [rows[i].quality_loss_db for i in indices],
+        "text": [hover[i] for i in indices],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": color,
+            "size": size,
+            "symbol": symbol,
+            "opacity": opacity,
+            "line": {"width": 1.5},
+        },
+    }
+
+
+def _assignment_text(data: ReportData, row: EvaluationRow) -> str:
+    """What a point is, for its hover text: numbers first, then what was replaced."""
+    head = [f"<b>{row.quality_loss_db:.3f} dB lost, {row.latency_ms:.2f} ms predicted</b>"]
+    if row.measured_latency_ms is not None:
+        head.append(f"{row.measured_latency_ms:.2f} ms measured")
+    head.append(escape(row.source))
+    changed = [
+        (site.path, data.options[s][option])
+        for s, (site, option) in enumerate(zip(data.sites, row.assignment, strict=True))
+        if option
+    ]
+    counts = Counter(operator for _, operator in changed)
+    head.append(", ".join(f"{n} × {escape(name)}" for name, n in counts.most_common()) or "nothing replaced")
+    lines = [f"{escape(path)}: {escape(operator)}" for path, operator in changed[:HOVER_LINES]]
+    if len(changed) > HOVER_LINES:
+        lines.append(f"… and {len(changed) - HOVER_LINES} more")
+    return "<br>".join(head + lines)
+
+
+def hypervolume(traces: Mapping[str, Sequence[float]]) -> Spec:
+    """Hypervolume after each evaluation, by search method."""
+    lines = [
+        _line(name, list(range(1, len(values) + 1)), list(values), CYCLE[i % len(CYCLE)], shape="hv")
+        for i, (name, values) in enumerate(traces.items())
+    ]
+    return _spec(lines, "evaluations", "hypervolume", height=360)
+
+
+def saliency(sites: Sequence[SiteRow], values: Mapping[str, Sequence[float]]) -> Spec:
+    """Sites by metrics; color is the rank within the metric, the values are in the hover text."""
+    paths = [escape(site.path) for site in sites]
+    metrics = [escape(name) for name in values]
+    trace = {
+        "type": "heatmap",
+        "x": paths,
+        "y": metrics,
+        "z": [ranks(row) for row in values.values()],
+        "customdata": [list(row) for row in values.values()],
+        "hovertemplate": "%{x}<br>%{y}: %{customdata:.4g}<br>rank %{z:.0%}<extra></extra>",
+        "colorscale": HEAT,
+        "zmin": 0,
+        "zmax": 1,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"title": {"text": "rank"}, "tickformat": ".0%", "thickness": 10, "outlinewidth": 0},
+    }
+    protected = [path for path, site in zip(paths, sites, strict=True) if site.protected]
+    traces: list[Spec] = [trace]
+    if protected:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "protected",
+                "x": protected,
+                "y": ["protected"] * len(protected),
+                "hovertemplate": "%{x} keeps the teacher's block<extra></extra>",
+                "marker": {"symbol": "star", "size": 11, "color": "#e0762e"},
+                "showlegend": False,
+            }
+        )
+    spec = _spec(traces, "", "", height=110 + 34 * (len(metrics) + bool(protected)) + 60)
+    spec["layout"]["xaxis"].update(type="category", tickangle=-90, categoryarray=paths, automargin=True)
+    order = metrics[::-1] + (["protected"] if protected else [])
+    spec["layout"]["yaxis"].update(type="category", categoryorder="array", categoryarray=order)
+    return spec
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """The share of the other values that each is above, equal ones counting half; 0 to 1."""
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2:
+        return [1.0] * len(array)
+    below = (array[None, :] < array[:, None]).sum(1)
+    equal = (array[None, :] == array[:, None]).sum(1) - 1
+    return [float(rank) for rank in (below + equal / 2) / (len(array) - 1)]
+
+
+def site_latency(data: ReportData, index: int) -> Spec:
+    """Latency per site before, and after in evaluation ``index``."""
+    table = {(row.site, row.operator): row for row in data.latency_table}
+    chosen = data.evaluations[index].assignment
+    traces = []
+    for name, color, picks in (
+        ("teacher", TEACHER, [0] * len(chosen)),
+        ("student", STUDENT, list(chosen)),
+    ):
+        rows = [
+            table.get((site.path, options[pick]))
+            for site, options, pick in zip(data.sites, data.options, picks, strict=True)
+        ]
+        traces.append(
+            {
+                "type": "bar",
+                "name": name,
+                "x": [escape(site.path) for site in data.sites],
+                "y": [row.median_ms if row else None for row in rows],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [row.q75_ms - row.median_ms if row else None for row in rows],
+                    "arrayminus": [row.median_ms - row.q25_ms if row else None for row in rows],
+                    "thickness": 1,
+                    "width": 2,
+                },
+                "customdata": [escape(row.operator) if row else "" for row in rows],
+                "hovertemplate": "%{x}: %{customdata}<br>%{y:.3f} ms<extra></extra>",
+                "marker": {"color": color},
+            }
+        )
+    spec = _spec(traces, "", "latency in ms", height=420, barmode="group", bargap=0.25)
+    spec["layout"]["xaxis"].update(type="category", tickangle=-90, automargin=True)
+    return spec
+
+
+def additivity(check: AdditivityCheck) -> Spec:
+    """Measured whole networks against the sum of their parts, with the line where both agree."""
+    predicted, measured = list(check.predicted_ms), list(check.measured_ms)
+    ends = [min(predicted + measured), max(predicted + measured)]
+    same = _line("equal", ends, ends, TEACHER)
+    same["line"]["dash"] = "dot"
+    same["hoverinfo"] = "skip"
+    networks = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "networks",
+        "x": predicted,
+        "y": measured,
+        "hovertemplate": "%{x:.2f} ms predicted<br>%{y:.2f} ms measured<extra></extra>",
+        "marker": {"color": STUDENT, "size": 9},
+    }
+    return _spec(
+        [same, networks], "sum of the blocks in ms", "end to end in ms", height=380, hovermode="closest"
+    )
+
+
+def distillation(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Spec:
+    """Loss of each operator while it learns, in one group of lines per site; the first site's are shown."""
+    operators = list(dict.fromkeys(name for by_operator in curves.values() for name in by_operator))
+    colors = {name: CYCLE[i % len(CYCLE)] for i, name in enumerate(operators)}
+    traces = []
+    for i, (site, by_operator) in enumerate(curves.items()):
+        for name, curve in by_operator.items():
+            line = _line(name, list(curve["step"]), list(curve["loss"]), colors[name])
+            if len(curve["step"]) == 1:
+                line["mode"] = "markers"
+            traces.append({**line, "legendgroup": site, "visible": i == 0})
+    spec = _spec(traces, "step", "distillation loss", height=380)
+    spec["layout"]["yaxis"].update(type="log", exponentformat="power")
+    return spec
+
+
+def finetuning(rows: Sequence[FinetuneRow]) -> Spec:
+    """Training loss, and validation PSNR on an axis of its own."""
+    loss = _line("training loss", [r.step for r in rows], [r.loss for r in rows], TEACHER)
+    scored = [row for row in rows if row.psnr_db is not None]
+    psnr = _line("validation PSNR", [r.step for r in scored], [r.psnr_db for r in scored], STUDENT)
+    psnr.update(mode="lines+markers", yaxis="y2")
+    traces = [loss, psnr] if scored else [loss]
+    spec = _spec(traces, "step", "training loss", height=360)
+    if scored:
+        spec["layout"]["yaxis2"] = {
+            "title": {"text": "validation PSNR in dB"},
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+        }
+    return spec
+
+
+def _line(
+    name: str, x: Sequence[float], y: Sequence[float | None], color: str, shape: str = "linear"
+) -> Spec:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": escape(name),
+        "x": x,
+        "y": y,
+        "line": {"color": color, "width": 2, "shape": shape},
+    }
+
+
+def _spec(traces: Sequence[Spec], x_title: str, y_title: str, *, height: int, **layout: Any) -> Spec:
+    return {
+        "data": list(traces),
+        "layout": {
+            "height": height,
+            "margin": {"l": 64, "r": 24, "t": 36, "b": 52},
+            "xaxis": {"title": {"text": x_title}},
+            "yaxis": {"title": {"text": y_title}},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            **layout,
+        },
+    }

@@ -1,0 +1,66 @@
+"""The page around the sections: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from html import escape
+
+from plotly.offline.offline import get_plotlyjs
+
+from netgraft.report import sections
+from netgraft.report.data import ReportData
+from netgraft.report.verdict import cards, verdict
+
+POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""The browser itself refuses to load anything from elsewhere, whatever text got into the page."""
+
+
+def render(data: ReportData) -> str:
+    """The report as one HTML page: no network, no other files, any section without data left out."""
+    parts = [text for show in sections.ORDER if (text := show(data))]
+    body = "\n".join(parts)
+    # The plotting library is most of the page's size, so it is only there when something is plotted.
+    scripts = f"<script>{_safe(get_plotlyjs())}</script>" if 'class="plot"' in body else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(data.title)}</title>
+<style>{_resource("style.css")}</style>
+</head>
+<body>
+<header>
+<h1>{escape(data.title)}</h1>
+<p class="verdict">{verdict(data)}</p>
+{cards(data)}
+{_contents(parts)}
+</header>
+<main>
+{body}
+</main>
+<footer>netgraft report, <time>{escape(data.created)}</time></footer>
+{scripts}
+<script>{_resource("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def _contents(parts: list[str]) -> str:
+    """Links to the sections."""
+    found = [re.match(r'<section id="([^"]+)"><h2>([^<]+)</h2>', part) for part in parts]
+    links = "".join(f'<a href="#{match[1]}">{match[2]}</a>' for match in found if match)
+    return f"<nav>{links}</nav>" if links else ""
+
+
+def _resource(name: str) -> str:
+    return importlib.resources.files("netgraft.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _safe(script: str) -> str:
+    """A script that cannot end its element early; JavaScript reads the escaped slash as a slash."""
+    return script.replace("</script", "<\\/script")

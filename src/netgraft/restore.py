@@ -1,0 +1,153 @@
+"""Restoring one image, of any size, with a network in any of its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netgraft.errors import CheckpointError, ConfigError, ImageError
+from netgraft.imaging import RgbImage, run_tiled
+from netgraft.nets.load import Teacher, load_teacher
+
+TILE = 256
+"""Side of a tile, in pixels, for networks that take any size; near what they were trained on."""
+OVERLAP = 32
+"""Pixels that neighboring tiles share at least."""
+
+Model = Teacher | nn.Module | str | Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restorer:
+    """A network that is ready to restore images; whatever it runs on, images go through it in the same tiles."""
+
+    run: Callable[[Tensor], Tensor]
+    """(1, 3, h, w), RGB in [0, 1] -> the same."""
+    multiple: int = 1
+    """Sides must be multiples of this."""
+    fixed: tuple[int, int] | None = None
+    """(h, w) of every input, for a network with a fixed size."""
+    tile: int = TILE
+    """Side of a tile, in pixels, for a network without a fixed size."""
+
+    def __call__(self, image: RgbImage) -> RgbImage:
+        """Restore an (h, w, 3) uint8 or uint16 image; the same shape and type come back."""
+        _check_image(image)
+        white = np.iinfo(image.dtype).max
+        x = torch.from_numpy(image.astype(np.float32) / white).permute(2, 0, 1)[None].contiguous()
+        overlap = min(OVERLAP, min(self.fixed or (self.tile, self.tile)) // 4)
+        y = run_tiled(
+            self.run, x, tile=self.tile, overlap=overlap, multiple=self.multiple, fixed=self.fixed
+        )
+        out = y[0].permute(1, 2, 0).clamp(0, 1).mul(white).round().numpy()
+        if not np.isfinite(out).all():
+            raise ImageError("the network gave values that are not finite: it does not fit images like this one")
+        restored: RgbImage = out.astype(image.dtype)
+        return restored
+
+
+def restore(image: RgbImage, model: Model = None) -> RgbImage:
+    """Restore an image; large ones go through the network in overlapping tiles.
+
+    image: (h, w, 3) RGB, uint8 or uint16, of any size -> the same shape and type. model: a Teacher, a module, the
+    path of an ``.onnx``, ``.pth`` or ``.safetensors`` file, or None for the embedded network. A path is opened at
+    each call: for many images, open it once with :func:`open_restorer`.
+
+    Raises:
+        ImageError: not such an array.
+        CheckpointError: the model cannot be read.
+    """
+    return open_restorer(model)(image)
+
+
+def open_restorer(model: Model = None, *, threads: int = 0) -> Restorer:
+    """Make a network ready to restore images.
+
+    threads: of ONNX Runtime; 0 for all cores. PyTorch keeps its own setting.
+
+    Raises:
+        CheckpointError: the model cannot be read.
+    """
+    if isinstance(model, Restorer):
+        return model
+    if model is None:
+        return _embedded()
+    if isinstance(model, Teacher):
+        return _of_module(model.module)
+    if isinstance(model, nn.Module):
+        return _of_module(model)
+    path = Path(model)
+    if path.suffix == ".onnx":
+        return _of_onnx(path, threads)
+    return _of_module(load_teacher(path).module)
+
+
+@cache
+def _embedded() -> Restorer:
+    return _of_module(load_teacher().module)
+
+
+def _of_module(module: nn.Module) -> Restorer:
+    network = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            y: Tensor = network(x.to(memory_format=torch.channels_last))
+        return y.clone()
+
+    return Restorer(run=run, multiple=int(getattr(module, "size_multiple", 1)))
+
+
+def _of_onnx(path: Path, threads: int) -> Restorer:
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; name an .onnx file that netgraft exported")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime raises classes of its own, without a common base, for damaged and for unsupported files.
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: not a network that ONNX Runtime can open ({reason})") from error
+    inputs = session.get_inputs()
+    shape = inputs[0].shape
+    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
+        raise CheckpointError(f"{path}: needs one input of (1, 3, h, w), but it takes {[i.shape for i in inputs]}")
+    name = inputs[0].name
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+
+    h, w = shape[2:]
+    if isinstance(h, int) and isinstance(w, int):
+        return Restorer(run=run, fixed=(h, w))
+    return Restorer(run=run, multiple=_multiple_of(session))
+
+
+def _multiple_of(session: object) -> int:
+    """What the sides of a network of free size must be multiples of, as its export noted it; 64 if unknown."""
+    noted = session.get_modelmeta().custom_metadata_map.get("size_multiple", "64")  # type: ignore[attr-defined]
+    return int(noted)
+
+
+def _check_image(image: object) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"an image must be a uint8 or uint16 array, not {kind}")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(f"an image must have the shape (h, w, 3), not {image.shape}")
+
+
+def check_tile(tile: int) -> None:
+    """Raise ConfigError unless a tile of this side can be used."""
+    if tile < 64 or tile % 16:
+        raise ConfigError(f"a tile of {tile} pixels: use a multiple of 16, at least 64")

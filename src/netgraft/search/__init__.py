@@ -1,0 +1,16 @@
+"""Searching the assignments of operators to sites for the best trade-offs, with few evaluations."""
+
+from netgraft.search.minimize import METHODS, minimize
+from netgraft.search.pareto import hypervolume, hypervolume_trace, knee, non_dominated
+from netgraft.search.result import EvaluationError, SearchResult
+
+__all__ = [
+    "METHODS",
+    "EvaluationError",
+    "SearchResult",
+    "hypervolume",
+    "hypervolume_trace",
+    "knee",
+    "minimize",
+    "non_dominated",
+]

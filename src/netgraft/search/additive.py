@@ -1,0 +1,169 @@
+"""The additive model of the objectives, its exact front, and the search that trusts it.
+
+If every objective is a sum over sites, its front follows from S*(K-1)+1 evaluations by dynamic programming:
+the front of the first s + 1 sites lies within (front of the first s sites) x (options of the next site).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from netgraft.search.improvement import boxes_below, expected_improvement
+from netgraft.search.objective import Ledger
+from netgraft.search.pareto import non_dominated
+from netgraft.search.space import FloatArray, IntArray, Space
+
+SWAP_SHARE = 0.75
+"""Single swaps are evaluated when they take at most this share of the budget; else a smaller design is."""
+DESIGN_SHARE = 0.6
+"""Share of the budget that this smaller design takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdditiveModel:
+    """costs = intercept + sum over sites of an effect of the option there."""
+
+    intercept: FloatArray
+    """(M,): costs of the teacher."""
+    effects: tuple[FloatArray, ...]
+    """S arrays (K_s, M): change of the costs against option 0, whose row is 0."""
+
+    def predict(self, assignments: IntArray) -> FloatArray:
+        """Costs of ``assignments`` (n, S): (n, M)."""
+        parts = (effect[assignments[:, site]] for site, effect in enumerate(self.effects))
+        return self.intercept + sum(parts, np.zeros((len(assignments), len(self.intercept))))
+
+
+def fit(space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 1e-6) -> AdditiveModel:
+    """Least squares for ``assignments`` (n, S), ``costs`` (n, M); ``ridge`` settles what the rows leave open.
+
+    ridge is relative to one row's weight: small enough to reproduce a determined model to about six digits.
+    """
+    features, offsets = _features(space, assignments)
+    center = costs.mean(axis=0)
+    gram = features @ features.T + 1.0
+    gram[np.diag_indices_from(gram)] += ridge
+    dual = np.linalg.solve(gram, costs - center)
+    weights = features.T @ dual
+    effects = tuple(weights[low:high] - weights[low] for low, high in pairwise(offsets))
+    intercept = center + dual.sum(axis=0) + weights[offsets[:-1]].sum(axis=0)
+    return AdditiveModel(np.asarray(intercept), effects)
+
+
+def _features(space: Space, assignments: IntArray) -> tuple[FloatArray, IntArray]:
+    """One-hot rows (n, sum of K) and where each site's columns begin (S + 1,)."""
+    offsets = np.concatenate([[0], np.cumsum(space.cardinalities)]).astype(np.int64)
+    features = np.zeros((len(assignments), offsets[-1]))
+    np.put_along_axis(features, assignments + offsets[:-1], 1.0, axis=1)
+    return features, offsets
+
+
+def additive_tau(space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.1) -> FloatArray:
+    """Kendall's tau-b between additive predictions and the truth, for each objective: (M,).
+
+    Each row is predicted by the additive model fitted to all others (leave-one-out ridge, in closed form).
+    NaN where an objective is constant or there are fewer than three rows.
+    """
+    tau = np.full(costs.shape[1], np.nan)
+    if len(costs) < 3:
+        return tau
+    features, _ = _features(space, assignments)
+    gram = features @ features.T + 1.0
+    gram[np.diag_indices_from(gram)] += ridge
+    inverse = np.linalg.inv(gram)
+    centered = costs - costs.mean(axis=0)
+    left_out = centered - (inverse @ centered) / np.diag(inverse)[:, None]
+    for m in np.flatnonzero(np.ptp(costs, axis=0) > 0):
+        tau[m] = kendalltau(left_out[:, m], centered[:, m]).statistic
+    return tau
+
+
+def with_known(model: AdditiveModel, ledger: Ledger) -> AdditiveModel:
+    """``model`` with the columns of the known objectives replaced by their tables."""
+    intercept = model.intercept.copy()
+    effects = [effect.copy() for effect in model.effects]
+    for index, objective in ledger.known.items():
+        intercept[index] = sum(float(row[0]) for row in objective.table)
+        for effect, row in zip(effects, objective.table, strict=True):
+            effect[:, index] = row - row[0]
+    return AdditiveModel(intercept, tuple(effects))
+
+
+def exact_front(model: AdditiveModel, limit: int = 2000) -> IntArray:
+    """Assignments of the additive model's Pareto front: (k, S), one a distinct cost vector, by first cost.
+
+    Exact while no partial front exceeds ``limit`` points. A larger one is thinned: its range is cut into
+    equal buckets along all objectives but the last and one point of each is kept, which bounds the time.
+    """
+    objectives = len(model.intercept)
+    costs = np.zeros((1, objectives))
+    chosen = np.zeros((1, 0), dtype=np.int64)
+    for effect in model.effects:
+        options = len(effect)
+        costs = (costs[:, None, :] + effect[None, :, :]).reshape(-1, objectives)
+        parent, option = np.divmod(np.arange(len(costs)), options)
+        keep = np.flatnonzero(non_dominated(costs))
+        keep = keep[np.unique(costs[keep], axis=0, return_index=True)[1]]
+        keep = keep[_thin(costs[keep], limit)]
+        costs = costs[keep]
+        chosen = np.column_stack([chosen[parent[keep]], option[keep]])
+    return chosen.astype(np.int64)
+
+
+def _thin(front: FloatArray, limit: int) -> IntArray:
+    """Indices of about ``limit`` rows of ``front`` (n, M) that cover it: one a bucket, and the ends."""
+    everyone = np.arange(len(front))
+    if len(front) <= limit:
+        return everyone
+    low, spread = front.min(axis=0), np.ptp(front, axis=0)
+    scaled = (front - low) / np.where(spread > 0, spread, 1.0)
+    buckets = max(2, int(limit ** (1 / (front.shape[1] - 1))))
+    cells = np.floor(scaled[:, :-1] * buckets).astype(np.int64)
+    order = np.lexsort((scaled.sum(axis=1), *cells.T))
+    _, first = np.unique(cells[order], axis=0, return_index=True)
+    ends = np.concatenate([front.argmin(axis=0), front.argmax(axis=0)])
+    return np.unique(np.concatenate([order[first], ends]))
+
+
+def spread_order(costs: FloatArray, done: FloatArray, reference: FloatArray, limit: int) -> IntArray:
+    """Order in which rows of ``costs`` (n, M) add most hypervolume to ``done`` (d, M): at most ``limit``."""
+    order: list[int] = []
+    left = np.ones(len(costs), dtype=np.bool_)
+    known = done
+    for _ in range(min(limit, len(costs))):
+        gain = expected_improvement(costs, np.zeros_like(costs), boxes_below(known, reference))
+        best = int(np.argmax(np.where(left, gain, -1.0)))
+        order.append(best)
+        left[best] = False
+        known = np.concatenate([known, costs[best : best + 1]])
+    return np.asarray(order, dtype=np.int64)
+
+
+def search_additive(ledger: Ledger, rng: np.random.Generator, _tolerance: float) -> bool:
+    """Single swaps (or, for a small budget, a Latin design), then the additive model's front.
+
+    The front's unseen members are evaluated in the order in which they add hypervolume; the model is refitted
+    when all are done. Returns False: it never stops early.
+    """
+    space = ledger.space
+    if space.swaps + 1 <= SWAP_SHARE * ledger.budget:
+        ledger.ask(np.concatenate([space.teacher(), space.single_swaps()]))
+    else:
+        rows = space.latin(rng, max(1, int(DESIGN_SHARE * ledger.budget)))
+        ledger.ask(np.concatenate([space.teacher(), rows]))
+    while ledger.remaining:
+        model = with_known(fit(space, ledger.assignments, ledger.costs), ledger)
+        front = ledger.unseen(exact_front(model))
+        if not len(front):
+            # The model's front is spent: go on to what it thinks comes next, then to anything.
+            front = ledger.unseen(space.neighbors(ledger.assignments[ledger.front()]))
+        if not len(front):
+            front = ledger.unseen(space.random(rng, 64))
+        if len(front):
+            order = spread_order(model.predict(front), ledger.costs, ledger.reference(), ledger.remaining)
+            ledger.ask(front[order])
+    return False

@@ -1,0 +1,157 @@
+"""Method "auto": an additive Gaussian process, its exact front, and expected hypervolume improvement.
+
+A Latin design shows every option of every site about equally often. From then on each proposal is the
+assignment with the largest expected hypervolume improvement (EHVI) in a pool that is grown toward it: the
+exact front of the learned additive model, crossovers and mutations of the best, and finally a local search
+over single swaps. With no interactions the pool's exact front decides, with strong ones the pair kernel does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from netgraft.search.additive import exact_front, with_known
+from netgraft.search.gp import Gps
+from netgraft.search.improvement import Boxes, boxes_below, expected_improvement
+from netgraft.search.objective import Ledger
+from netgraft.search.space import FloatArray, IntArray, distinct
+
+FIRST_STEPS = 60
+"""L-BFGS steps of the first fit."""
+STEPS = 12
+"""L-BFGS steps of later fits, which start from the previous parameters."""
+FRONT_LIMIT = 200
+"""Points of a partial additive front that are kept in each proposal."""
+PARENTS = 60
+"""Pool members that have offspring in a generation."""
+OFFSPRING = 300
+"""New pool members a generation."""
+GENERATIONS = 6
+"""Generations a proposal."""
+CLIMBS = 3
+"""Best pool members from which a local search starts."""
+CLIMB_STEPS = 4
+"""Steps of a local search at most."""
+SMALL = 3000
+"""Spaces of at most this size are judged whole in each proposal."""
+NOISE_SHARE = 0.01
+"""Noise above this share of an objective's range is smoothed away before improvements are computed."""
+PATIENCE = 5
+"""Proposals in a row without a notable expected gain after which the search stops."""
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Distinct unseen assignments and their EHVI."""
+
+    rows: IntArray
+    """(p, S)."""
+    gain: FloatArray
+    """(p,)."""
+
+    def best(self, n: int) -> IntArray:
+        """(at most n, S): the members with the largest EHVI, in order."""
+        return self.rows[np.argsort(-self.gain, kind="stable")[:n]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What an assignment promises: its EHVI under the GPs."""
+
+    gps: Gps
+    ledger: Ledger
+    boxes: Boxes
+
+    def predict(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation (p, M) of rows (p, S), known objectives exact."""
+        mean, sd = self.gps.predict(rows)
+        for index, objective in self.ledger.known.items():
+            mean[:, index] = objective(rows)
+        return mean, sd
+
+    def extend(self, pool: _Pool | None, rows: IntArray) -> _Pool:
+        """The pool with those of ``rows`` that are new."""
+        if pool is not None:
+            rows = distinct(np.concatenate([pool.rows, rows]))[len(pool.rows) :]
+        rows = self.ledger.unseen(rows)
+        gain = expected_improvement(*self.predict(rows), self.boxes) if len(rows) else np.zeros(0)
+        if pool is None:
+            return _Pool(rows, gain)
+        return _Pool(np.concatenate([pool.rows, rows]), np.concatenate([pool.gain, gain]))
+
+
+def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> bool:
+    """Run on ``ledger``; returns whether it stopped because no gain was expected any more.
+
+    It stops when the EHVI of ``PATIENCE`` proposals in a row is below ``tolerance`` times the hypervolume.
+    """
+    space = ledger.space
+    ledger.ask(np.concatenate([space.teacher(), space.latin(rng, ledger.design_size - 1)]))
+    objectives = ledger.costs.shape[1]
+    gps = Gps(space, [m for m in range(objectives) if m not in ledger.known], objectives)
+    steps, idle = FIRST_STEPS, 0
+    while ledger.remaining:
+        gps.fit(ledger.assignments, ledger.costs, steps)
+        steps = STEPS
+        proposal, gain = propose(ledger, gps, rng)
+        idle = idle + 1 if gain < tolerance * max(ledger.volume(), 0.0) else 0
+        if idle >= PATIENCE:
+            return True
+        ledger.ask(proposal)
+    return False
+
+
+def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArray, float]:
+    """The next assignment (1, S) and its EHVI."""
+    space = ledger.space
+    judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps), ledger.reference()))
+    pool = judge.extend(None, space.everything()) if space.size <= SMALL else _grow(judge, rng)
+    if pool.gain.max() <= 0:
+        # Nothing promises a gain: learn where the GPs know least.
+        spread = judge.predict(pool.rows)[1].sum(axis=1)
+        best = int(np.argmax(spread))
+    else:
+        best = int(np.argmax(pool.gain))
+    return pool.rows[best : best + 1], float(pool.gain[best])
+
+
+def _believed(ledger: Ledger, gps: Gps) -> FloatArray:
+    """(n, M) costs of the evaluations without their noise, as far as the GPs can tell."""
+    mean, _ = gps.predict(ledger.assignments)
+    costs = ledger.costs.copy()
+    for m, noise_sd in gps.noise_sd().items():
+        if noise_sd > NOISE_SHARE * np.ptp(costs[:, m]):
+            costs[:, m] = mean[:, m]
+    return costs
+
+
+def _grow(judge: _Judge, rng: np.random.Generator) -> _Pool:
+    """A pool grown toward high EHVI: generations of offspring, then a local search from the best."""
+    ledger = judge.ledger
+    front = ledger.assignments[ledger.front()]
+    additive = exact_front(with_known(judge.gps.additive(), ledger), FRONT_LIMIT)
+    pool = judge.extend(None, np.concatenate([additive, ledger.space.random(rng, OFFSPRING)]))
+    while not len(pool.rows):
+        pool = judge.extend(None, ledger.space.random(rng, OFFSPRING))
+    for _ in range(GENERATIONS):
+        some = additive[rng.permutation(len(additive))[:PARENTS]]
+        parents = np.concatenate([front, pool.best(PARENTS), some])
+        pool = judge.extend(pool, _offspring(ledger, rng, parents))
+    for _ in range(CLIMB_STEPS):
+        top = pool.best(CLIMBS)
+        before = float(pool.gain.max())
+        pool = judge.extend(pool, ledger.space.neighbors(top))
+        if pool.gain.max() <= before:
+            break
+    return pool
+
+
+def _offspring(ledger: Ledger, rng: np.random.Generator, parents: IntArray) -> IntArray:
+    """(OFFSPRING, S): uniform crossovers of random pairs of ``parents``, about one site then changed."""
+    space = ledger.space
+    mothers, fathers = parents[rng.integers(len(parents), size=(2, OFFSPRING))]
+    children = np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
+    mutate = rng.random(children.shape) < 1.0 / space.sites
+    return np.where(mutate, space.random(rng, OFFSPRING), children)

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+
+from netgraft.search.gp import Encoder, Gps, Kernel, _consecutive_matches
+from netgraft.search.space import Space
+
+
+def slow_kernel(theta: np.ndarray, a: np.ndarray, b: np.ndarray, sizes: list[int]) -> float:
+    """The documented sum of parts, with loops over sites and pairs of sites."""
+    sites = len(sizes)
+    own, pair = np.exp(theta[7 : 7 + sites]), np.exp(theta[7 + sites :])
+    c = [float(a[s] == b[s]) - 1 / sizes[s] for s in range(sites)]
+    total = 1.0 + np.exp(theta[0]) / sites * sum(own[s] * c[s] for s in range(sites))
+    pairs = sum(pair[s] * c[s] * pair[t] * c[t] for s in range(sites) for t in range(s))
+    total += np.exp(theta[1]) * pairs / (sites * (sites - 1) / 2)
+    total += np.exp(theta[2]) * sum(c[s] * c[s + 1] for s in range(sites - 1)) / (sites - 1)
+    for k in range(max(sizes)):
+        expected = sum(1 / size for size in sizes if k < size)
+        total += np.exp(theta[3]) * (np.sum(a == k) - expected) * (np.sum(b == k) - expected) / sites
+    return float(total + np.exp(theta[4]) * np.exp(-np.sum(a != b) / (sites * np.exp(theta[5]))))
+
+
+def test_kernel_is_the_documented_sum_over_sites_and_pairs() -> None:
+    """The form that is linear in sites equals the one with explicit pairs, its diagonal included."""
+    sizes = [3, 2, 4, 1, 3]
+    space, rng = Space(tuple(sizes)), np.random.default_rng(0)
+    rows = space.random(rng, 6)
+    kernel = Kernel(Encoder(space))
+    theta = rng.normal(0, 0.5, 7 + 2 * len(sizes))
+    encoded = kernel.encoder(rows)
+    found = kernel(torch.from_numpy(theta), encoded, encoded, _consecutive_matches(rows, rows)).numpy()
+    expected = np.array([[slow_kernel(theta, a, b, sizes) for b in rows] for a in rows])
+    assert found == pytest.approx(expected)
+    assert kernel.diagonal(torch.from_numpy(theta), encoded).numpy() == pytest.approx(np.diag(expected))
+
+
+def fitted(evaluate, space: Space, n: int) -> tuple[Gps, np.ndarray]:  # type: ignore[no-untyped-def]
+    rows = space.latin(np.random.default_rng(0), n)
+    gps = Gps(space, [0, 1], 2)
+    gps.fit(rows, evaluate(rows), steps=60)
+    return gps, rows
+
+
+def test_it_passes_through_noiseless_evaluations(make_problem) -> None:  # type: ignore[no-untyped-def]
+    """At evaluated assignments the mean is the cost and the uncertainty is small."""
+    evaluate, space = make_problem([4] * 6), Space((4,) * 6)
+    gps, rows = fitted(evaluate, space, 30)
+    mean, sd = gps.predict(rows)
+    assert np.abs(mean - evaluate(rows)).max() < 0.02 * evaluate(rows).std()
+    assert sd.max() < 0.02 * evaluate(rows).std()
+
+
+def test_it_learns_an_additive_function_and_says_which(make_problem) -> None:  # type: ignore[no-untyped-def]
+    """30 evaluations determine 19 parameters: mean and additive model both predict the rest."""
+    evaluate, space = make_problem([4] * 6), Space((4,) * 6)
+    gps, _ = fitted(evaluate, space, 30)
+    rows = space.random(np.random.default_rng(1), 200)
+    truth = evaluate(rows)
+    mean, _ = gps.predict(rows)
+    additive = gps.additive().predict(rows)
+    for m in range(2):
+        assert np.corrcoef(mean[:, m], truth[:, m])[0, 1] > 0.99
+        assert np.corrcoef(additive[:, m], truth[:, m])[0, 1] > 0.98
+
+
+def test_it_learns_interactions_that_an_additive_model_cannot(make_problem) -> None:  # type: ignore[no-untyped-def]
+    """150 evaluations of strong interactions: it halves the additive model's squared error."""
+    evaluate, space = make_problem([3] * 5, strength=2.0), Space((3,) * 5)
+    gps, _ = fitted(evaluate, space, 150)
+    rows = space.random(np.random.default_rng(1), 200)
+    truth = evaluate(rows)
+    additive = gps.additive().predict(rows)
+    additive_error = np.var(additive - truth, axis=0)
+    gp_error = np.mean((gps.predict(rows)[0] - truth) ** 2, axis=0)
+    assert (gp_error < 0.5 * additive_error).all()
+
+
+def test_noise_is_recognized() -> None:
+    """Noise of standard deviation 0.5 on an additive function is estimated within a factor of two."""
+    rng, space = np.random.default_rng(0), Space((3,) * 4)
+    rows = space.random(rng, 150)
+    values = rows.sum(axis=1, keepdims=True) + 0.5 * rng.standard_normal((150, 1))
+    gps = Gps(space, [0], 1)
+    gps.fit(rows, values, steps=100)
+    assert 0.25 < gps.noise_sd()[0] < 1.0
+
+
+def test_a_constant_objective_is_predicted_as_that_constant() -> None:
+    space = Space((3,) * 4)
+    rows = space.latin(np.random.default_rng(0), 12)
+    gps = Gps(space, [0], 1)
+    gps.fit(rows, np.full((12, 1), 7.0), steps=20)
+    assert gps.predict(space.everything())[0] == pytest.approx(7.0)
