@@ -5,9 +5,9 @@
 Two costs are sums of random effects over 8 sites with 7 options, as a network's are: option 0 (the teacher's
 block) is best in the first cost and worst in the second. On top come random interactions between the options
 of consecutive sites, and in the strong case also of four far pairs of sites. The true front comes from
-evaluating all 5,764,801 assignments; the reference point is the worst of each cost among them. Printed is each
-method's hypervolume over the true one after 50 evaluations and after the whole budget, the mean over the seeds
-and the worst, then one line of JSON.
+evaluating all 5,764,801 assignments; the reference point is the worst of each cost among them. Printed is
+each method's hypervolume over the true one after 50 evaluations and after the whole budget, the mean over the
+seeds and the worst, then one line of JSON.
 """
 
 from __future__ import annotations

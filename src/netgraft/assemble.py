@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from netgraft.distill import SurrogateKey
 from netgraft.nets.blocks import calibrating
-from netgraft.operators import KEEP
-from netgraft.sites import Site
+from netgraft.sites import KEEP, Site
 
 Assignment = Mapping[str, str]
 """Operator name by site path; sites that are not named keep the teacher's block."""

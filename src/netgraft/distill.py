@@ -7,8 +7,8 @@ alone, so that training many together gives exactly what training them one at a 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,18 +40,6 @@ class DistillConfig(BaseModel):
     """Of operators that start afresh; those from the teacher's weights learn at a tenth of it."""
 
 
-@dataclass(slots=True)
-class Surrogates:
-    """Replacement modules with how they learned, by (site path, operator)."""
-
-    modules: dict[SurrogateKey, nn.Module]
-    """Trained modules, in eval mode."""
-    losses: dict[SurrogateKey, list[float]] = field(default_factory=dict)
-    """Normalised L2 on each training batch: |surrogate - teacher|^2 / |teacher|^2."""
-    step: int = 0
-    """Optimiser steps done."""
-
-
 def normalized_l2(prediction: Tensor, target: Tensor) -> Tensor:
     """Squared error over the energy of the target; both (b, c, h, w)."""
     return (prediction - target).square().sum() / target.square().sum().clamp_min(1e-12)
@@ -61,13 +49,14 @@ def start_surrogates(
     module: nn.Module, sites: Sequence[Site], pool: Mapping[str, Operator], *, seed: int
 ) -> dict[SurrogateKey, nn.Module]:
     """A new, untrained module for every site and operator that fits it."""
+    started = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return {
-            (site.path, name): pool[name].start(module.get_submodule(site.path), site)
-            for site in sites
-            for name in options_for(site, pool)[1:]
-        }
+        for site in sites:
+            for name in options_for(site, pool)[1:]:
+                # A seed of its own, so that each starts alike whichever others are built with it.
+                torch.manual_seed(seed + zlib.crc32(f"{site.path}|{name}".encode()))
+                started[site.path, name] = pool[name].start(module.get_submodule(site.path), site)
+    return started
 
 
 def fit_surrogates(

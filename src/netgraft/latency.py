@@ -19,10 +19,9 @@ from netgraft.devices.device import DeviceDescription, Unsupported
 from netgraft.devices.measure import Latency
 from netgraft.errors import ConfigError, DeviceError, StoreError
 from netgraft.names import lookup
+from netgraft.sites import KEEP
 
 SCHEMA = 1
-KEEP = "keep"
-"""The operator that keeps the teacher's block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +79,7 @@ class LatencyTable:
 
         Infinite if one of the operators is unsupported.
         """
-        chosen = {path: KEEP for path in self.site_keys} | dict(assignment)
+        chosen = dict.fromkeys(self.site_keys, KEEP) | dict(assignment)
         return self.rest_ms + sum(self.operator_ms(path, operator) for path, operator in chosen.items())
 
     def option_ms(self, options: Mapping[str, Sequence[str]]) -> NDArray[np.float64]:
@@ -258,7 +257,8 @@ def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def _ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
     below = (x[None, :] < x[:, None]).sum(1)
     equal = (x[None, :] == x[:, None]).sum(1)
-    return below + (equal + 1) / 2
+    ranks: NDArray[np.float64] = below + (equal + 1) / 2
+    return ranks
 
 
 def _entry_to_plain(entry: Latency | Unsupported) -> dict[str, Any]:

@@ -28,10 +28,7 @@ from netgraft.nets.blocks import (
     transposed_from,
 )
 from netgraft.nets.nafnet import NafBlock
-from netgraft.sites import Site, SiteKind
-
-KEEP = "keep"
-"""The option that leaves the teacher's block; option 0 of every site."""
+from netgraft.sites import KEEP, Site, SiteKind
 
 Learning = Literal["exact", "fit", "distill"]
 

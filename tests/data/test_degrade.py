@@ -25,12 +25,13 @@ def impulse_response(seed: int, length_px: float, at: tuple[int, int] = (SIDE //
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), length_px=st.floats(2, 25))
 def test_a_shaken_point_keeps_its_light_and_its_place(seed: int, length_px: float) -> None:
-    """All light arrives, and its centroid is where the point was, to a twentieth of a pixel or of the length."""
+    """All light arrives, and its centroid is where the point was, to a small part of a pixel."""
     response = impulse_response(seed, length_px)
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
     light = response.sum()
     assert light == pytest.approx(1, abs=0.01)
-    tolerance = 0.05 + 0.005 * length_px
+    # Perspective leaves a part of second order: the square of the length over the size of the frame.
+    tolerance = 0.05 + 0.06 * length_px**2 / SIDE
     assert abs((response * x).sum() / light) < tolerance
     assert abs((response * y).sum() / light) < tolerance
 
@@ -38,10 +39,10 @@ def test_a_shaken_point_keeps_its_light_and_its_place(seed: int, length_px: floa
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), length_px=st.floats(3, 25))
 def test_a_shaken_point_spans_the_length(seed: int, length_px: float) -> None:
-    """The two lit pixels farthest apart; each moment lights the four pixels around it, up to sqrt(2) on each end."""
+    """The two lit pixels farthest apart; a moment lights four pixels, which adds sqrt(2) on either end."""
     lit = np.argwhere(impulse_response(seed, length_px) > 1e-5)
     extent = np.sqrt(((lit[:, None] - lit[None]) ** 2).sum(-1)).max()
-    assert length_px - 2 < extent < length_px + 2 * np.sqrt(2) + 0.5
+    assert length_px - 0.5 < extent < length_px + 2 * np.sqrt(2) + 0.1
 
 
 def test_points_off_the_center_stay_in_place_too() -> None:
@@ -51,25 +52,11 @@ def test_points_off_the_center_stay_in_place_too() -> None:
     for seed in range(10):
         response = impulse_response(seed, 12.0, corner)
         centroid = np.array([(response * y).sum(), (response * x).sum()]) / response.sum()
-        np.testing.assert_allclose(centroid, corner, atol=0.4)
-
-
-def test_a_shaken_photograph_does_not_move() -> None:
-    """The best whole-pixel alignment of a shaken photograph with the sharp one is no shift at all."""
-    sharp = photos("test")[0].image[200:456, 300:556]
-    model = ShakeModel(min_length_px=10, max_length_px=14)
-    whole = Window(top=0, left=0, height=256, width=256)
-    window = np.hanning(256)[:, None] * np.hanning(256)
-    reference = np.fft.fft2((sharp.mean(axis=2) - sharp.mean()) * window)
-    for seed in range(5):
-        shaken = model(sharp, whole, np.random.default_rng(seed))
-        spectrum = np.fft.fft2((shaken.mean(axis=2) - shaken.mean()) * window)
-        correlation = np.fft.ifft2(spectrum * reference.conj()).real
-        assert np.unravel_index(correlation.argmax(), correlation.shape) == (0, 0)
+        np.testing.assert_allclose(centroid, corner, atol=0.2)
 
 
 def test_light_adds_up_before_encoding() -> None:
-    """Half black and half white blend to linear 0.5, which sRGB stores as 188; averaging codes would give 128."""
+    """Half black, half white blend to linear 0.5, stored as 188 in sRGB; averaging codes would give 128."""
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     blend = to_bytes(np.full((1, 1, 3), to_linear(stripes).mean(), np.float32))
@@ -100,16 +87,16 @@ def test_the_same_generator_gives_the_same_image() -> None:
 
 
 def test_a_window_is_a_crop_of_the_whole_frame() -> None:
-    """Blurring a window alone gives what blurring the frame and cropping gives, but for interpolation steps."""
-    frame = photos("validation")[0].image[:300, :400]
+    """Blurring a window alone gives what blurring the frame gives there, but for interpolation steps."""
+    frame = photos("validation")[1].image[200:500, :400]
     model = ShakeModel(max_shot=0, max_read=0)
     window = Window(top=120, left=230, height=64, width=96)
     for seed in range(4):
         whole = model(frame, Window(top=0, left=0, height=300, width=400), np.random.default_rng(seed))
         part = model(frame, window, np.random.default_rng(seed))
         difference = np.abs(whole[120:184, 230:326].astype(int) - part)
-        assert difference.max() <= 3
-        assert difference.mean() < 0.2
+        assert difference.max() <= 2
+        assert difference.mean() < 0.01
 
 
 def test_noise_has_the_promised_variance() -> None:
@@ -123,7 +110,7 @@ def test_noise_has_the_promised_variance() -> None:
 
 
 def test_bytes_survive_linear_light() -> None:
-    """Every 8-bit value comes back from linear light as itself; values between two are rounded to the nearer."""
+    """Every 8-bit value comes back from linear light as itself; others are rounded to the nearest."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     np.testing.assert_array_equal(to_bytes(to_linear(ramp)), ramp)
     below, above = (np.float32(((code / 255 + 0.055) / 1.055) ** 2.4) for code in (100.45, 100.55))

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netgraft.data import LAYOUTS, ShakeModel, SharpFolder, list_pairs, load_pair, synthetic_pair
-from netgraft.data.crops import SyntheticCrops
+from netgraft.data import (
+    LAYOUTS,
+    Crops,
+    ShakeModel,
+    SharpFolder,
+    SyntheticSource,
+    list_pairs,
+    load_pair,
+    synthetic_pair,
+)
 from netgraft.errors import ConfigError, DatasetError, ImageError
 from netgraft.imaging import write_image
 
@@ -174,7 +182,7 @@ def test_sharp_folder_is_a_sequence_of_photographs(tmp_path: Path) -> None:
     assert len(folder) == 2
     assert [image.shape for image in folder] == [(9, 8, 3), (12, 20, 3)]
     assert [int(image[0, 0, 0]) for image in folder[::-1]] == [2, 1]
-    degraded, clean = SyntheticCrops(SharpFolder(tmp_path, min_side=8), ShakeModel(), 8, seed=0)[0]
+    degraded, clean = Crops(SyntheticSource(SharpFolder(tmp_path, min_side=8), ShakeModel()), 8, seed=0)[0]
     assert degraded.shape == clean.shape == (3, 8, 8)
 
     with pytest.raises(DatasetError, match=r"smaller than 9 pixels on a side: a\.png"):

@@ -57,6 +57,13 @@ def test_tau_tells_additive_from_interacting(make_problem) -> None:  # type: ign
     assert np.isnan(additive_tau(space, rows, np.ones((60, 1)))).all()
 
 
+def test_tau_leaves_out_rows_that_nothing_predicts() -> None:
+    """Of the teacher and its single swaps only the teacher has no option of its own: too few rows to tell."""
+    space = Space((3, 3, 3))
+    rows = np.concatenate([space.teacher(), space.single_swaps()])
+    assert np.isnan(additive_tau(space, rows, np.random.default_rng(0).random((7, 2)))).all()
+
+
 def test_leave_one_out_tau_is_that_of_refitting() -> None:
     """The closed form agrees with fitting without each row in turn, on values centered once."""
     space, rng = Space((3, 3)), np.random.default_rng(2)

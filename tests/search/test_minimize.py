@@ -12,8 +12,8 @@ MakeProblem = Callable[..., Callable[[np.ndarray], np.ndarray]]
 
 
 def budget_of(method: str) -> int:
-    """BoTorch takes half a second a proposal: enough to leave the design, not more."""
-    return 14 if method == "bayes" else 40
+    """BoTorch takes half a second a proposal: enough to leave the design (half of it), not more."""
+    return 8 if method == "bayes" else 24
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -44,43 +44,43 @@ def test_budget_distinctness_and_the_teacher_first(method: str, make_problem: Ma
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_the_same_search(method: str, make_problem: MakeProblem) -> None:
-    """Twice the same rows in the same order; another seed gives others."""
+    """Twice the same rows in the same order; another seed gives others from the start."""
     problem, budget = make_problem(OPTIONS, strength=0.5), budget_of(method)
     first, again, other = (
-        minimize(problem, OPTIONS, budget=budget, method=method, seed=seed, tolerance=0.0).assignments
-        for seed in (3, 3, 4)
+        minimize(problem, OPTIONS, budget=n, method=method, seed=seed, tolerance=0.0).assignments
+        for seed, n in ((3, budget), (3, budget), (4, 4))
     )
     assert np.array_equal(first, again)
-    assert method == "additive" or not np.array_equal(first, other)
+    assert method == "additive" or not np.array_equal(first[:4], other)
 
 
 @pytest.mark.parametrize("method", QUICK)
 def test_a_killed_run_continues_as_if_it_had_not_been(method: str, make_problem: MakeProblem) -> None:
-    """It fails at evaluation 25; with the partial result as ``initial`` only the rest is evaluated."""
+    """It fails at evaluation 15; with the partial result as ``initial`` only the rest is evaluated."""
     problem = make_problem(OPTIONS, strength=0.5)
     calls = 0
 
     def failing(rows: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
-        if calls == 25:
+        if calls == 15:
             raise RuntimeError("power cut")
         return problem(rows)
 
-    whole = minimize(problem, OPTIONS, budget=40, method=method, tolerance=0.0)
-    with pytest.raises(EvaluationError, match=r"evaluation 25 .*RuntimeError: power cut") as caught:
-        minimize(failing, OPTIONS, budget=40, method=method, tolerance=0.0)
+    whole = minimize(problem, OPTIONS, budget=24, method=method, tolerance=0.0)
+    with pytest.raises(EvaluationError, match=r"evaluation 15 .*RuntimeError: power cut") as caught:
+        minimize(failing, OPTIONS, budget=24, method=method, tolerance=0.0)
     partial = caught.value.partial
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert partial is not None
     assert partial.stop_reason == "error"
-    assert np.array_equal(partial.assignments, whole.assignments[:24])
+    assert np.array_equal(partial.assignments, whole.assignments[:14])
 
     seen: list[int] = []
     resumed = minimize(
         failing,
         OPTIONS,
-        budget=40,
+        budget=24,
         method=method,
         tolerance=0.0,
         initial=(partial.assignments, partial.costs),
@@ -88,18 +88,18 @@ def test_a_killed_run_continues_as_if_it_had_not_been(method: str, make_problem:
     )
     assert np.array_equal(resumed.assignments, whole.assignments)
     assert np.array_equal(resumed.costs, whole.costs)
-    assert calls == 25 + 16
-    assert seen == list(range(25, 41))
+    assert calls == 15 + 10
+    assert seen == list(range(15, 25))
 
 
 @pytest.mark.parametrize(("strength", "margin"), [(0.0, 0.1), (1.0, 0.05)])
 def test_auto_beats_random_clearly(strength: float, margin: float, make_problem: MakeProblem) -> None:
-    """On 5^7 assignments with 60 evaluations, with and without interactions, as a share of a fixed volume."""
+    """On 5^7 assignments with 35 evaluations, with and without interactions, as a share of a fixed volume."""
     options, reference = [5] * 7, np.array([20.0, 20.0])
     for seed in range(2):
         problem = make_problem(options, strength=strength, seed=seed)
         auto, random = (
-            minimize(problem, options, budget=60, method=method, reference_point=reference, seed=seed)
+            minimize(problem, options, budget=35, method=method, reference_point=reference, seed=seed)
             for method in ("auto", "random")
         )
         assert auto.hypervolume[-1] > (1 + margin) * random.hypervolume[-1]
@@ -107,13 +107,13 @@ def test_auto_beats_random_clearly(strength: float, margin: float, make_problem:
 
 @pytest.mark.parametrize("method", ["auto", "additive"])
 def test_an_additive_problem_is_solved(method: str, make_problem: MakeProblem) -> None:
-    """80 evaluations of 5^7 assignments reach 99 % of the hypervolume of their true front."""
+    """60 evaluations of 5^7 assignments reach 99 % of the hypervolume of their true front."""
     options = [5] * 7
     problem = make_problem(options)
     everything = np.stack(np.unravel_index(np.arange(5**7), options), axis=1)
     costs = problem(everything)
     reference = costs.max(axis=0)
-    result = minimize(problem, options, budget=80, method=method, reference_point=reference, tolerance=0.0)
+    result = minimize(problem, options, budget=60, method=method, reference_point=reference, tolerance=0.0)
     assert result.hypervolume[-1] > 0.99 * hypervolume(costs, reference)
     assert result.regime == "additive"
     assert result.additive_tau.min() >= 0.9
@@ -199,16 +199,32 @@ def test_a_known_objective_needs_no_evaluation(form: str, make_problem: MakeProb
     assert result.hypervolume[-1] > 1.1 * blind.hypervolume[-1]
 
 
+def test_noisy_costs_are_searched(make_problem: MakeProblem) -> None:
+    """With noise of a tenth of the costs' spread the front found still truly beats random search's."""
+    options, reference = [5] * 7, np.array([20.0, 20.0])
+    problem, rng = make_problem(options), np.random.default_rng(0)
+
+    def noisy(rows: np.ndarray) -> np.ndarray:
+        return problem(rows) + 0.3 * rng.standard_normal((len(rows), 2))
+
+    auto, random = (
+        minimize(noisy, options, budget=35, method=method, reference_point=reference)
+        for method in ("auto", "random")
+    )
+    truly = [hypervolume(problem(result.assignments), reference) for result in (auto, random)]
+    assert truly[0] > 1.1 * truly[1]
+
+
 def test_limits_steer_the_search(make_problem: MakeProblem) -> None:
     """Most evaluations after the design meet a limit that one random assignment in ten meets."""
     options = [5] * 7
     problem = make_problem(options)
     random = problem(np.random.default_rng(0).integers(0, 5, (2000, 7)))
     limit = float(np.quantile(random[:, 1], 0.1))
-    result = minimize(problem, options, budget=50, limits={1: limit}, tolerance=0.0)
+    result = minimize(problem, options, budget=36, limits={1: limit}, tolerance=0.0)
     assert (result.costs[result.front, 1] <= limit).all()
     assert result.reference_point[1] == pytest.approx(limit)
-    assert np.mean(result.costs[25:, 1] <= limit) > 0.5
+    assert np.mean(result.costs[18:, 1] <= limit) > 0.5
 
 
 def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> None:
@@ -226,7 +242,7 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
 def test_the_default_reference_point_is_the_worst_of_the_design_plus_a_tenth(
     make_problem: MakeProblem,
 ) -> None:
-    """5 sites with 4 options have 15 swaps: the design is (15 + 2) // 2 = 8 evaluations."""
+    """5 sites with 4 options have 15 swaps, a quarter of which is less than the least design, 8."""
     result = minimize(make_problem(OPTIONS), OPTIONS, budget=20, method="random")
     first = result.costs[:8]
     assert result.reference_point == pytest.approx(first.max(axis=0) + 0.1 * np.ptp(first, axis=0))

@@ -70,11 +70,10 @@ def disc_kernel(radius_px: float) -> Linear:
 
     A radius below half a pixel leaves all light on the pixel in the middle.
     """
-    half = int(np.ceil(max(radius_px - 0.5, 0)))
+    side = 2 * int(np.ceil(max(radius_px - 0.5, 0))) + 1
     # Pixels split into SUBPIXELS^2 points: one on the edge counts by the share of its points inside the disc.
-    points = (np.arange((2 * half + 1) * SUBPIXELS) + 0.5) / SUBPIXELS - half - 0.5
+    points = (np.arange(side * SUBPIXELS) - (side * SUBPIXELS - 1) / 2) / SUBPIXELS
     covered = points[:, None] ** 2 + points[None] ** 2 <= max(radius_px, 0.5) ** 2
-    side = 2 * half + 1
     kernel = covered.reshape(side, SUBPIXELS, side, SUBPIXELS).mean(axis=(1, 3))
     shares: Linear = (kernel / kernel.sum()).astype(np.float32)
     # The cache hands out this very array.

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-
 from torch import Tensor, nn
 
 from netgraft.devices.device import Array, Clock, Device, Runnable, Unsupported

@@ -1,4 +1,7 @@
-"""Between gamma-encoded sRGB and linear light (IEC 61966-2-1). Cameras add up linear light, files hold sRGB."""
+"""Between gamma-encoded sRGB and linear light (IEC 61966-2-1).
+
+Cameras add up linear light, files hold sRGB.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RgbImage:
         _check_size(path, image, max_pixels)
         _check_channels(path, image)
         sixteen = _is_sixteen_bit(path, image, head)
-        # Before OpenCV sees the file: it answers to damage with lines on stderr or with a half-gray image.
+        # Before OpenCV sees the file: it answers to damage with lines of its own on stderr.
         image.load()
         if not sixteen:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))

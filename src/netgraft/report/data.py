@@ -81,10 +81,12 @@ class AdditivityCheck:
     """From the latency table, one per network."""
     measured_ms: Sequence[float]
     """On the device, end to end."""
-    mape: float
-    """Mean absolute error over the measured value, 0 to 1."""
+    mape_percent: float
+    """Mean absolute error in percent of the measured value."""
     spearman: float
     """Rank correlation, -1 to 1."""
+    corrected_mape_percent: float | None = None
+    """The same error after a linear correction that never saw the network it predicts, if one was fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ TEACHER, STUDENT, POINT = "#7b8794", "#0e9384", "#8aa0b8"
 CYCLE = ("#0e9384", "#e0762e", "#7a5af8", "#d6457f", "#3b82d6", "#b58a00", "#5f7d3a", "#9a6b52")
 MARKS = {"knee": ("diamond", "#7a5af8"), "fastest": ("triangle-left", "#e0762e"), "chosen": ("star", STUDENT)}
 HOVER_LINES = 10
+_PATHS = {"type": "category", "tickangle": -90, "showgrid": False}
 HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "rgba(9,110,99,1)"]]
 
 
@@ -83,7 +84,7 @@ def _points(
             "size": size,
             "symbol": symbol,
             "opacity": opacity,
-            "line": {"width": 1.5},
+            "line": {"width": 1.5, "color": color},
         },
     }
 
@@ -94,11 +95,10 @@ def _assignment_text(data: ReportData, row: EvaluationRow) -> str:
     if row.measured_latency_ms is not None:
         head.append(f"{row.measured_latency_ms:.2f} ms measured")
     head.append(escape(row.source))
-    changed = [
-        (site.path, data.options[s][option])
-        for s, (site, option) in enumerate(zip(data.sites, row.assignment, strict=True))
-        if option
-    ]
+    if not (data.sites and data.options):
+        return "<br>".join(head)
+    named = zip(data.sites, data.options, row.assignment, strict=True)
+    changed = [(site.path, options[pick]) for site, options, pick in named if pick]
     counts = Counter(operator for _, operator in changed)
     head.append(", ".join(f"{n} × {escape(name)}" for name, n in counts.most_common()) or "nothing replaced")
     lines = [f"{escape(path)}: {escape(operator)}" for path, operator in changed[:HOVER_LINES]]
@@ -149,10 +149,12 @@ def saliency(sites: Sequence[SiteRow], values: Mapping[str, Sequence[float]]) ->
                 "showlegend": False,
             }
         )
-    spec = _spec(traces, "", "", height=110 + 34 * (len(metrics) + bool(protected)) + 60)
-    spec["layout"]["xaxis"].update(type="category", tickangle=-90, categoryarray=paths, automargin=True)
+    spec = _spec(traces, "", "", height=170 + 34 * (len(metrics) + bool(protected)))
+    spec["layout"]["xaxis"].update(_PATHS)
     order = metrics[::-1] + (["protected"] if protected else [])
-    spec["layout"]["yaxis"].update(type="category", categoryorder="array", categoryarray=order)
+    spec["layout"]["yaxis"].update(
+        type="category", categoryorder="array", categoryarray=order, showgrid=False
+    )
     return spec
 
 
@@ -190,6 +192,7 @@ def site_latency(data: ReportData, index: int) -> Spec:
                     "symmetric": False,
                     "array": [row.q75_ms - row.median_ms if row else None for row in rows],
                     "arrayminus": [row.median_ms - row.q25_ms if row else None for row in rows],
+                    "color": "#8a94a0",
                     "thickness": 1,
                     "width": 2,
                 },
@@ -199,7 +202,7 @@ def site_latency(data: ReportData, index: int) -> Spec:
             }
         )
     spec = _spec(traces, "", "latency in ms", height=420, barmode="group", bargap=0.25)
-    spec["layout"]["xaxis"].update(type="category", tickangle=-90, automargin=True)
+    spec["layout"]["xaxis"].update(_PATHS)
     return spec
 
 
@@ -234,9 +237,10 @@ def distillation(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]
             line = _line(name, list(curve["step"]), list(curve["loss"]), colors[name])
             if len(curve["step"]) == 1:
                 line["mode"] = "markers"
-            traces.append({**line, "legendgroup": site, "visible": i == 0})
+            traces.append({**line, "meta": site, "visible": i == 0})
     spec = _spec(traces, "step", "distillation loss", height=380)
-    spec["layout"]["yaxis"].update(type="log", exponentformat="power")
+    # Ticks at 1, 2 and 5 times powers of ten: a loss rarely falls by many decades.
+    spec["layout"]["yaxis"].update(type="log", dtick="D2", tickformat=".2~g")
     return spec
 
 
@@ -252,6 +256,8 @@ def finetuning(rows: Sequence[FinetuneRow]) -> Spec:
         spec["layout"]["yaxis2"] = {
             "title": {"text": "validation PSNR in dB"},
             "overlaying": "y",
+            "tickmode": "auto",
+            "tickformat": ".2f",
             "side": "right",
             "showgrid": False,
         }

@@ -61,7 +61,7 @@ def duration(seconds: Any) -> str:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether ``value`` is a finite number, of Python or NumPy."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
 
 
 def plain(value: Any) -> str:
@@ -122,7 +122,7 @@ def section(anchor: str, title: str, lead: str, *content: str) -> str:
 def figure(name: str, spec: dict[str, Any], *, pick: str = "") -> str:
     """A place for a plotly figure, with its data beside it.
 
-    pick: label of a menu that shows one group of traces at a time, by their ``legendgroup``.
+    pick: label of a menu that shows one group of traces at a time, by their ``meta``.
     """
     # "<" can end a script element or open a comment in it; its escape means the same in JSON.
     data = json.dumps(_jsonable(spec), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

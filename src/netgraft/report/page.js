@@ -16,7 +16,9 @@ function themed(layout) {
   };
   const result = { ...theme, ...layout };
   for (const key of Object.keys(layout)) {
-    if (/^[xy]axis\d*$/.test(key)) result[key] = { ...axis, ...layout[key] };
+    if (!/^[xy]axis\d*$/.test(key)) continue;
+    result[key] = { ...axis, ...layout[key] };
+    if (result[key].title) result[key].title = { ...result[key].title, font: { color: soft, size: 13 } };
   }
   return result;
 }
@@ -28,7 +30,7 @@ function draw(id, { data, layout }) {
 }
 
 function showGroup(data, group) {
-  for (const trace of data) trace.visible = trace.legendgroup === group;
+  for (const trace of data) trace.visible = trace.meta === group;
 }
 
 for (const source of document.querySelectorAll("script.plot-data")) {
@@ -45,7 +47,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 for (const select of document.querySelectorAll("select[data-pick]")) {
   const id = `plot-${select.dataset.pick}`;
   const figure = figures.get(id);
-  for (const group of new Set(figure.data.map((trace) => trace.legendgroup))) {
+  for (const group of new Set(figure.data.map((trace) => trace.meta))) {
     select.add(new Option(group, group));
   }
   select.addEventListener("change", () => {

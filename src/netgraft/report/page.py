@@ -21,7 +21,7 @@ def render(data: ReportData) -> str:
     parts = [text for show in sections.ORDER if (text := show(data))]
     body = "\n".join(parts)
     # The plotting library is most of the page's size, so it is only there when something is plotted.
-    scripts = f"<script>{_safe(get_plotlyjs())}</script>" if 'class="plot"' in body else ""
+    scripts = f"<script>{_plotly()}</script>" if 'class="plot"' in body else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -61,6 +61,7 @@ def _resource(name: str) -> str:
     return importlib.resources.files("netgraft.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _safe(script: str) -> str:
-    """A script that cannot end its element early; JavaScript reads the escaped slash as a slash."""
+def _plotly() -> str:
+    script: str = get_plotlyjs()  # type: ignore[no-untyped-call]
+    # The script must not end its own element; JavaScript reads the escaped slash as a slash.
     return script.replace("</script", "<\\/script")

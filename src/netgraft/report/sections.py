@@ -122,7 +122,7 @@ def assignment(data: ReportData) -> str:
     )
     picked = data.chosen.get("chosen")
     plot = ""
-    if picked is not None and data.latency_table and data.options:
+    if picked is not None and data.latency_table and data.sites and data.options:
         plot = figure("site-latency", figures.site_latency(data, picked))
     return section("student", "What was changed", lead, plot, details("Every site and its operator", content))
 
@@ -195,7 +195,8 @@ def space(data: ReportData) -> str:
             f"{_combinations(math.prod(counts))} assignments.</p>"
         )
     if data.ceiling:
-        values = [(name, number(100 * share, 1, "%")) for name, share in data.ceiling.items()]
+        names = {"macs": "multiply-accumulates"}
+        values = [(names.get(name, name), number(100 * v, 1, "%")) for name, v in data.ceiling.items()]
         parts.append(f"<h3>The most that this space can save</h3>{pairs(values)}")
     if data.refused:
         rows = [
@@ -227,9 +228,11 @@ def additivity(data: ReportData) -> str:
     check = data.additivity
     lead = (
         f"On the dotted line the blocks' latencies add up to the network's: here they are off by "
-        f"{number(100 * check.mape, 1, '%')} on average, and order networks with a rank correlation of "
+        f"{number(check.mape_percent, 1, '%')} on average, and order networks with a rank correlation of "
         f"{number(check.spearman, 3)}."
     )
+    if check.corrected_mape_percent is not None:
+        lead += f" A fitted line brings the error to {number(check.corrected_mape_percent, 1, '%')}."
     return section(
         "additivity", "Do latencies add up?", lead, figure("additivity", figures.additivity(check))
     )

@@ -94,6 +94,8 @@ def _gain(data: ReportData, student: Mapping[str, Any]) -> str:
     gained, possible = reached - degraded, best - degraded
     if possible <= 0:
         return "Mind that the teacher itself does not improve these images."
+    if gained <= 0:
+        return f"It is {number(-gained, 2, 'dB')} below the degraded images: do not use it."
     return (
         f"Against the degraded images it still gains {number(gained, 2, 'dB')}, "
         f"{number(100 * gained / possible, 0)}&nbsp;% of what the teacher gains."

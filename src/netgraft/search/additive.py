@@ -65,20 +65,23 @@ def _features(space: Space, assignments: IntArray) -> tuple[FloatArray, IntArray
 def additive_tau(space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.1) -> FloatArray:
     """Kendall's tau-b between additive predictions and the truth, for each objective: (M,).
 
-    Each row is predicted by the additive model fitted to all others (leave-one-out ridge, in closed form).
-    NaN where an objective is constant or there are fewer than three rows.
+    Each row is predicted by the additive model fitted to all others (leave-one-out ridge, in closed form). A
+    row with an option that no other row has cannot be predicted and does not count. NaN where an objective
+    is constant or fewer than three rows count.
     """
     tau = np.full(costs.shape[1], np.nan)
-    if len(costs) < 3:
-        return tau
     features, _ = _features(space, assignments)
+    alone = features.sum(axis=0) == 1
+    counted = ~(features[:, alone] > 0).any(axis=1)
+    if counted.sum() < 3:
+        return tau
     gram = features @ features.T + 1.0
     gram[np.diag_indices_from(gram)] += ridge
     inverse = np.linalg.inv(gram)
     centered = costs - costs.mean(axis=0)
     left_out = centered - (inverse @ centered) / np.diag(inverse)[:, None]
-    for m in np.flatnonzero(np.ptp(costs, axis=0) > 0):
-        tau[m] = kendalltau(left_out[:, m], centered[:, m]).statistic
+    for m in np.flatnonzero(np.ptp(costs[counted], axis=0) > 0):
+        tau[m] = kendalltau(left_out[counted, m], centered[counted, m]).statistic
     return tau
 
 

@@ -17,6 +17,8 @@ NEIGHBORS = 600
 """Single swaps of the front among them, at most."""
 SAMPLES = 64
 """Posterior samples."""
+FIT_STEPS = 75
+"""L-BFGS steps of a fit: length scales have no prior, and drift on for hundreds of steps to no effect."""
 BLOCK = 250
 """Points whose acquisition values are computed at once: bounds the memory."""
 
@@ -78,7 +80,8 @@ def _model(x: torch.Tensor, y: torch.Tensor, ledger: Ledger) -> Any:
     for m in range(y.shape[1]):
         gp = MixedSingleTaskGP(x, y[:, m : m + 1], cat_dims=sites, outcome_transform=Standardize(m=1))
         try:
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))  # type: ignore[no-untyped-call]
+            likelihood = ExactMarginalLogLikelihood(gp.likelihood, gp)  # type: ignore[no-untyped-call]
+            fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": FIT_STEPS}})
         except ModelFittingError:
             # A constant objective has no best parameters: the initial ones predict the constant.
             gp.eval()

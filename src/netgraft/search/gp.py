@@ -151,19 +151,18 @@ class Gp:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._kernel = Kernel(encoder)
-        self._theta = self._kernel.prior_mean.clone()
 
     def fit(self, data: Encoded, consecutive: torch.Tensor, values: FloatArray, steps: int) -> None:
-        """Take in the evaluations; learn the parameters in at most ``steps`` steps from where they stand.
+        """Take in the evaluations; learn the parameters in at most ``steps`` steps.
 
-        data: n rows; consecutive: (n, n) matches among them; values: (n,). ``steps`` 0 keeps the parameters.
+        data: n rows; consecutive: (n, n) matches among them; values: (n,). Every fit starts from the prior:
+        parameters that early, few evaluations suggested would otherwise hold later fits in their optimum.
         """
         self._data = data
         self._mean = float(values.mean())
         self._scale = float(values.std()) or 1.0
         target = torch.from_numpy((values - self._mean) / self._scale)
-        if steps:
-            self._theta = self._learn(data, consecutive, target, steps)
+        self._theta = self._learn(data, consecutive, target, steps)
         with torch.no_grad():
             self._factor, noise = self._factorize(self._theta, data, consecutive)
             self._dual = torch.cholesky_solve(target[:, None], self._factor)[:, 0]
@@ -203,9 +202,9 @@ class Gp:
         center = prior_mean.numpy()
         bounds = np.stack([center - _BOUNDS, center + _BOUNDS], axis=1)
         found = scipy_minimize(  # type: ignore[no-untyped-call]
-            loss, self._theta.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
+            loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
         )
-        return torch.from_numpy(found.x) if np.isfinite(found.x).all() else self._theta
+        return torch.from_numpy(found.x) if np.isfinite(found.x).all() else prior_mean
 
     @torch.no_grad()
     def predict(self, points: Encoded, consecutive: torch.Tensor) -> tuple[FloatArray, FloatArray]:

@@ -18,10 +18,8 @@ from netgraft.search.improvement import Boxes, boxes_below, expected_improvement
 from netgraft.search.objective import Ledger
 from netgraft.search.space import FloatArray, IntArray, distinct
 
-FIRST_STEPS = 60
-"""L-BFGS steps of the first fit."""
-STEPS = 12
-"""L-BFGS steps of later fits, which start from the previous parameters."""
+FIT_STEPS = 40
+"""L-BFGS steps of a fit, at most."""
 FRONT_LIMIT = 200
 """Points of a partial additive front that are kept in each proposal."""
 PARENTS = 60
@@ -32,6 +30,8 @@ GENERATIONS = 6
 """Generations a proposal."""
 CLIMBS = 3
 """Best pool members from which a local search starts."""
+NEIGHBORS = 1500
+"""Single swaps that a step of the local search looks at, at most: bounds the time for many sites."""
 CLIMB_STEPS = 4
 """Steps of a local search at most."""
 SMALL = 3000
@@ -91,12 +91,11 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
     ledger.ask(np.concatenate([space.teacher(), space.latin(rng, ledger.design_size - 1)]))
     objectives = ledger.costs.shape[1]
     gps = Gps(space, [m for m in range(objectives) if m not in ledger.known], objectives)
-    steps, idle = FIRST_STEPS, 0
+    idle = 0
     while ledger.remaining:
-        gps.fit(ledger.assignments, ledger.costs, steps)
-        steps = STEPS
+        gps.fit(ledger.assignments, ledger.costs, FIT_STEPS)
         proposal, gain = propose(ledger, gps, rng)
-        idle = idle + 1 if gain < tolerance * max(ledger.volume(), 0.0) else 0
+        idle = idle + 1 if gain < tolerance * ledger.volume() else 0
         if idle >= PATIENCE:
             return True
         ledger.ask(proposal)
@@ -140,9 +139,9 @@ def _grow(judge: _Judge, rng: np.random.Generator) -> _Pool:
         parents = np.concatenate([front, pool.best(PARENTS), some])
         pool = judge.extend(pool, _offspring(ledger, rng, parents))
     for _ in range(CLIMB_STEPS):
-        top = pool.best(CLIMBS)
         before = float(pool.gain.max())
-        pool = judge.extend(pool, ledger.space.neighbors(top))
+        near = ledger.space.neighbors(pool.best(CLIMBS))
+        pool = judge.extend(pool, near[rng.permutation(len(near))[:NEIGHBORS]])
         if pool.gain.max() <= before:
             break
     return pool

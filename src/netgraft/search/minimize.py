@@ -58,8 +58,8 @@ def minimize(
     method: "auto" (an additive Gaussian process with its exact front; see ``hybrid``), "bayes" (plain
         qLogNEHVI), "additive" (single swaps and the additive model's front), "nsga2" or "random".
     reference_point: (M,) where hypervolume is measured from; by default, for each objective, the worst of the
-        first evaluations (about half as many as there are single swaps, at most half the budget) plus 10 % of
-        their range. Pass one to compare runs.
+        first evaluations (a quarter as many as there are single swaps, at least 8, at most half the budget)
+        plus 10 % of their range. Pass one to compare runs.
     seed: the same seed, arguments and costs give the same evaluations in the same order.
     known: objectives that cost nothing, by index: S lists of one cost an option, which add up, or a function
         (n, S) -> (n,). The methods "auto" and "additive" use them exactly at any assignment. ``evaluate``

@@ -106,9 +106,9 @@ class Ledger:
 
     @property
     def design_size(self) -> int:
-        """Evaluations of the initial design: about half the additive model's parameters, at most half the
-        budget. The default reference point comes from as many."""
-        wanted = max(8, (self.space.swaps + 2) // 2)
+        """Evaluations of the initial design: about a quarter as many as the additive model has parameters, at
+        most half the budget. The default reference point comes from as many."""
+        wanted = max(8, self.space.swaps // 4)
         return max(1, min(wanted, self.budget // 2))
 
     def ask(self, assignments: IntArray) -> None:

@@ -1,0 +1,273 @@
+"""The description of a run: one strict, frozen model, read from TOML once, and the presets."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from netgraft.data.images import DataConfig
+from netgraft.devices import DEVICES
+from netgraft.distill import DistillConfig
+from netgraft.errors import ConfigError
+from netgraft.finetune import FinetuneConfig
+from netgraft.names import lookup, unknown
+from netgraft.operators import OPERATORS, operator_pool
+from netgraft.saliency import METRICS
+from netgraft.search import METHODS
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherConfig(_Strict):
+    """The pretrained network."""
+
+    path: Path | None = None
+    """An official ``.pth`` or a ``.safetensors`` file; without it the embedded network."""
+    tlc: tuple[int, int] | None = None
+    """Height and width of its training crops, for local statistics; without it global ones."""
+
+
+class SaliencyConfig(_Strict):
+    """How much each site is expected to matter, before anything is replaced."""
+
+    metrics: tuple[str, ...] = tuple(METRICS)
+    """Which metrics to compute."""
+    crops: int = Field(8, ge=1)
+    """Calibration crops."""
+    crop: int = Field(64, ge=16)
+    """Their side, in pixels."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for metric in metrics:
+            lookup("saliency metric", metric, METRICS)
+        return metrics
+
+
+class SpaceConfig(_Strict):
+    """What the search may change."""
+
+    sites: Literal["all", "paper"] | tuple[str, ...] = "all"
+    """``all`` blocks, downs and ups; ``paper``: the eight one-block stages; or site paths."""
+    operators: tuple[str, ...] = tuple(OPERATORS)
+    """Operators on offer beside ``keep``; a user's own as ``package.module:NAME``."""
+    protect_top: int = Field(1, ge=0)
+    """How many of the most salient sites keep the teacher's block."""
+    protect_by: str = "fisher"
+    """The saliency metric that decides it."""
+    protect: tuple[str, ...] = ()
+    """Paths of sites that keep the teacher's block in any case."""
+
+    @field_validator("operators")
+    @classmethod
+    def _usable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        operator_pool(names)
+        return names
+
+    @field_validator("protect_by")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        lookup("saliency metric", metric, METRICS)
+        return metric
+
+
+class DeviceConfig(_Strict):
+    """What the latencies are measured on."""
+
+    name: str = "onnxruntime"
+    threads: int = Field(1, ge=1)
+    """Threads that one network runs on."""
+    samples: int = Field(20, ge=1)
+    """Timing samples of each block."""
+    whole_samples: int = Field(12, ge=1)
+    """Timing samples of each whole network where the additive model is checked."""
+    final_samples: int = Field(40, ge=1)
+    """Timing samples of teacher and student in the final, interleaved session."""
+    check_networks: int = Field(10, ge=3)
+    """Random assignments that are measured whole, to see whether block latencies add up."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        lookup("device", name, DEVICES)
+        return name
+
+
+class SearchConfig(_Strict):
+    """How the assignments are searched."""
+
+    method: str = "auto"
+    budget: int = Field(150, ge=1)
+    """Assignments whose quality is evaluated."""
+    baselines: tuple[str, ...] = ()
+    """Other methods that get the same budget, for comparison."""
+    crops: int = Field(8, ge=1)
+    """Validation crops that quality is judged on, at the profiled size."""
+    calibration: int = Field(2, ge=1)
+    """Training crops, at the profiled size, that each assembled network is calibrated on."""
+    max_loss_db: float = Field(1.0, gt=0)
+    """The student is the fastest assignment that loses at most this, before it is fine-tuned."""
+    choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"
+    """Which point of the front becomes the student."""
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, name: str) -> str:
+        lookup("search method", name, METHODS)
+        return name
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            lookup("search method", name, METHODS)
+        return names
+
+
+class RunConfig(_Strict):
+    """Everything that a run depends on."""
+
+    seed: int = Field(0, ge=0)
+    size: tuple[int, int] = (256, 256)
+    """Height and width that the network is profiled and exported at, in pixels."""
+    teacher: TeacherConfig = TeacherConfig()
+    data: DataConfig = DataConfig()
+    saliency: SaliencyConfig = SaliencyConfig()
+    space: SpaceConfig = SpaceConfig()
+    distill: DistillConfig = DistillConfig()
+    device: DeviceConfig = DeviceConfig()
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+    @field_validator("size")
+    @classmethod
+    def _whole_levels(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < 64 or any(side % 16 for side in size):
+            raise ConfigError(f"size {list(size)}: both sides must be multiples of 16, at least 64")
+        return size
+
+
+def demo_preset() -> RunConfig:
+    """The embedded network and photographs on one thread of this machine's processor, within ten minutes."""
+    return RunConfig(
+        space=SpaceConfig(
+            operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")
+        ),
+        distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
+        search=SearchConfig(budget=120, crops=6),
+        finetune=FinetuneConfig(steps=300),
+    )
+
+
+def paper_preset() -> RunConfig:
+    """The space of arXiv 2601.11685: eight one-block stages, seven options, 25 % of the data."""
+    return RunConfig(
+        space=SpaceConfig(
+            sites="paper",
+            operators=(
+                "drop",
+                "conv3",
+                "conv3_res",
+                "inverted_residual",
+                "partial_conv",
+                "naf_no_attention",
+            ),
+            protect_top=0,
+        ),
+        search=SearchConfig(method="bayes", budget=100, choose="fastest"),
+    )
+
+
+def full_preset() -> RunConfig:
+    """Every site and operator, trained longer: an hour or two on two cores."""
+    return RunConfig(
+        distill=DistillConfig(steps=1000),
+        search=SearchConfig(budget=400, crops=12, baselines=("nsga2", "random")),
+        finetune=FinetuneConfig(steps=4000),
+    )
+
+
+def tiny_preset() -> RunConfig:
+    """The demo in miniature: every stage on few sites at a small size, to see in a minute that all of it works."""
+    return RunConfig(
+        size=(64, 64),
+        saliency=SaliencyConfig(crops=2, metrics=("snip", "fisher")),
+        space=SpaceConfig(
+            sites=("encoders.0.0", "encoders.3.0", "encoders.3.27", "ups.3", "decoders.3.0"),
+            operators=("drop", "naf_static", "conv3_res", "transposed"),
+        ),
+        distill=DistillConfig(steps=4, batch=2, data_fraction=1.0),
+        device=DeviceConfig(samples=3, whole_samples=2, final_samples=5, check_networks=3),
+        search=SearchConfig(budget=12, crops=2, calibration=1, baselines=("random",)),
+        finetune=FinetuneConfig(steps=3, batch=2, crop=64),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
+    {"demo": demo_preset, "paper": paper_preset, "full": full_preset, "tiny": tiny_preset}
+)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a TOML file strictly; ``preset = "NAME"`` at its top starts from a preset.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong; the message names it.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name a TOML config or use --preset") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+    preset = values.pop("preset", None)
+    if preset is None:
+        return parse_config(values, str(path))
+    base = lookup("preset", str(preset), PRESETS)().model_dump(mode="json")
+    return parse_config(_merged(base, values), str(path))
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
+    """A config from plain data; ``source`` names it in errors.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_complaint(error)}") from None
+
+
+def _merged(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in values.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parent, _, name = where.rpartition(".")
+        return unknown("key", name, list(_model_at(parent).model_fields)) + (f" in [{parent}]" if parent else "")
+    return f"{where}: {first['msg']}, but it is {first.get('input')!r}"
+
+
+def _model_at(where: str) -> type[BaseModel]:
+    model: type[BaseModel] = RunConfig
+    for name in filter(None, where.split(".")):
+        annotation: Any = model.model_fields[name].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

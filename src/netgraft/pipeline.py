@@ -1,0 +1,68 @@
+"""The whole run, from a pretrained network to a deployable one with its report.
+
+    teacher -> sites -> saliency -> surrogates -> latencies -> search -> student -> exports -> figures -> report
+
+Each stage pulls in the ones before it and keeps what it made in the run folder (see :mod:`netgraft.stages`), so
+that the same call continues wherever an earlier one was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from netgraft.config import RunConfig
+from netgraft.report import render
+from netgraft.stages import Progress, Run, silent
+from netgraft.store import RunStore
+from netgraft.summary import report_data, result
+
+
+def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Refit a network and return its figures, which also stand in ``out/result.json``.
+
+    Raises:
+        NetgraftError: the config, the images, the device or the folder cannot serve; what was done is kept.
+    """
+    store = RunStore(out)
+    with store.lock():
+        run = Run(config, store, progress)
+        run.sites  # where blocks may be replaced
+        run.saliency  # how much each is expected to matter
+        run.protection  # which of them keep the teacher's block
+        run.surrogates  # a replacement for every operator at every site, trained on the teacher's features
+        run.latency_table  # what each of them costs on the device
+        run.space  # the options that are worth searching
+        run.additivity  # whether block latencies add up to whole networks
+        run.search  # the front of quality against latency, no network trained
+        run.baselines  # the same by other methods, where asked for
+        run.finetuned  # the chosen one, fine-tuned from end to end
+        run.exports  # as files that ship, with parity
+        run.evaluations  # on test images that nothing was chosen by
+        run.final_latency  # teacher and student, whole, in turns
+        return write_report(run)
+
+
+def write_report(run: Run) -> dict[str, Any]:
+    """Write ``result.json`` and ``report.html`` from what the stages made, and return the figures."""
+    figures = result(run)
+    run.store.write(run.store.root / "result.json", json.dumps(figures, indent=1).encode())
+    run.store.write(run.store.root / "report.html", render(report_data(run, figures)).encode())
+    return figures
+
+
+STAGES: Mapping[str, Callable[[Run], Any]] = MappingProxyType(
+    {
+        "saliency": lambda run: run.saliency,
+        "distill": lambda run: run.surrogates,
+        "profile": lambda run: run.additivity,
+        "search": lambda run: run.search,
+        "finetune": lambda run: run.finetuned,
+        "export": lambda run: run.exports,
+        "report": write_report,
+    }
+)
+"""The stages that can be asked for one by one; each runs what it needs."""

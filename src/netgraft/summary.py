@@ -1,0 +1,296 @@
+"""What a finished run says: ``result.json``, and the data of its report."""
+
+from __future__ import annotations
+
+import datetime
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from netgraft.data.images import ImagePair
+from netgraft.devices import Latency
+from netgraft.evaluate import PROTOCOL, Evaluation
+from netgraft.imaging import RgbImage, psnr_db
+from netgraft.nets.blocks import deploy
+from netgraft.nets.macs import count_macs
+from netgraft.report import (
+    AdditivityCheck,
+    Crop,
+    EvaluationRow,
+    FinetuneRow,
+    ImageRow,
+    LatencyRow,
+    RefusedRow,
+    ReportData,
+    SiteRow,
+)
+from netgraft.restore import OVERLAP, open_restorer
+from netgraft.sites import KEEP
+from netgraft.stages import Run
+
+SCHEMA = 1
+PACKAGES = ("netgraft", "torch", "onnxruntime", "onnx", "botorch", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on, by distribution."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def result(run: Run) -> dict[str, Any]:
+    """The figures of a run, in the schema of ``result.json``."""
+    student_module, _ = run.finetuned
+    modules = {"teacher": run.teacher.module, "student": student_module}
+    figures: dict[str, Any] = {"schema": SCHEMA}
+    for name, module in modules.items():
+        deployed = deploy(module)
+        figures[name] = {
+            **_quality(run.evaluations[name]),
+            "latency_ms": _latency(run.final_latency[name]),
+            "macs": count_macs(deployed, run.config.size),
+            "params": sum(p.numel() for p in deployed.parameters()),
+            "size_bytes": run.exports[name].size_bytes,
+            "parity_max_abs": run.exports[name].parity_max_abs,
+        }
+    figures["student"]["assignment"] = run.assignment
+    figures["degraded"] = _quality(run.evaluations["degraded"])
+    figures["front"] = _front(run)
+    figures["device"] = run.device.description.as_dict()
+    figures["protocol"] = protocol(run)
+    figures["additivity"] = {
+        "mape_percent": run.additivity.mape_percent,
+        "corrected_mape_percent": run.additivity.corrected_mape_percent,
+        "spearman": run.additivity.spearman,
+    }
+    figures["versions"] = versions()
+    figures["seconds"] = run.seconds
+    return figures
+
+
+def _quality(evaluation: Evaluation) -> dict[str, float]:
+    return {figure: evaluation.mean(figure) for figure in ("psnr_db", "ssim", "ssim_matlab")}
+
+
+def _latency(latency: Latency) -> dict[str, float]:
+    return {"median": latency.median_ms, "q25": latency.q25_ms, "q75": latency.q75_ms}
+
+
+def _front(run: Run) -> list[dict[str, Any]]:
+    rows = []
+    for index in run.search.front:
+        assignment = run.name_row(run.search.assignments[index].tolist())
+        loss, latency = run.search.costs[index]
+        rows.append(
+            {
+                "assignment": assignment,
+                "quality_loss_db": float(loss),
+                "latency_ms": float(latency),
+                "measured": False,
+            }
+        )
+    return rows
+
+
+def protocol(run: Run) -> dict[str, Any]:
+    """How each figure came about."""
+    config, data = run.config, run.config.data
+    h, w = config.size
+    return {
+        "quality": {
+            **PROTOCOL,
+            "images": f"{len(run.test_images)} test images of source {data.source}, whole",
+            "degradation": f"{data.degradation} of {data.strength_px[0]:g} to {data.strength_px[1]:g} pixels, "
+            f"seed {data.seed}",
+            "network": f"the exported ONNX files, in tiles of {h}x{w} with an overlap of {OVERLAP}",
+            "statistics": "local (TLC)" if config.teacher.tlc else "global over each tile",
+        },
+        "search": {
+            "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
+            "before fine-tuning",
+            "latency": "sum of block medians from the latency table",
+            "method": config.search.method,
+            "evaluations": len(run.search.costs),
+        },
+        "latency": {
+            "input": f"1x3x{h}x{w}",
+            "form": "deployed, exported to ONNX",
+            "blocks": f"median of {config.device.samples} samples, operators of one shape in turns",
+            "teacher and student": f"median and quartiles of {config.device.final_samples} samples each, "
+            "whole networks, in turns in one session",
+        },
+        "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
+        "seed": config.seed,
+    }
+
+
+def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
+    """Everything that the report shows."""
+    data = run.config.data
+    return ReportData(
+        title=f"NAFNet refitted to {run.device.description.backend}",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        result=figures,
+        versions=versions(),
+        device=run.device.description.as_dict(),
+        protocol=protocol(run) | {"data": data.model_dump(mode="json")},
+        sites=_sites(run),
+        saliency={metric: scores.tolist() for metric, scores in run.saliency.items()},
+        options=_options(run),
+        evaluations=_evaluations(run),
+        chosen=run.chosen,
+        hypervolume={
+            run.search.method: run.search.hypervolume.tolist(),
+            **{name: found.hypervolume.tolist() for name, found in run.baselines.items()},
+        },
+        latency_table=_latency_rows(run),
+        additivity=AdditivityCheck(
+            predicted_ms=[predicted for predicted, _ in run.additivity.pairs],
+            measured_ms=[measured for _, measured in run.additivity.pairs],
+            mape_percent=run.additivity.mape_percent,
+            spearman=run.additivity.spearman,
+            corrected_mape_percent=run.additivity.corrected_mape_percent,
+        ),
+        distillation=_distillation(run),
+        finetune=[FinetuneRow(step=step, loss=loss) for step, loss in enumerate(run.finetuned[1], start=1)],
+        images=_images(run),
+        crops=_crops(run),
+        refused=[
+            RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused
+        ],
+        ceiling=_ceiling(run),
+        seconds=run.seconds,
+    )
+
+
+def _sites(run: Run) -> list[SiteRow]:
+    protected = set(run.protection.paths)
+    return [
+        SiteRow(
+            path=site.path,
+            kind=site.kind,
+            stride=site.stride,
+            in_channels=site.in_channels,
+            out_channels=site.out_channels,
+            macs=site.macs,
+            macs_share=site.macs_share,
+            params=site.params,
+            protected=site.path in protected,
+        )
+        for site in run.sites
+    ]
+
+
+def _options(run: Run) -> list[tuple[str, ...]]:
+    searched = {site.path: names for site, names in zip(run.space.sites, run.space.options, strict=True)}
+    return [searched.get(site.path, (KEEP,)) for site in run.sites]
+
+
+def _evaluations(run: Run) -> list[EvaluationRow]:
+    position = {site.path: i for i, site in enumerate(run.space.sites)}
+    rows = []
+    for assignment, (loss, latency) in zip(run.search.assignments, run.search.costs, strict=True):
+        whole = [int(assignment[position[s.path]]) if s.path in position else 0 for s in run.sites]
+        rows.append(
+            EvaluationRow(
+                assignment=tuple(whole),
+                quality_loss_db=float(loss),
+                latency_ms=float(latency),
+                source=run.search.method,
+            )
+        )
+    return rows
+
+
+def _latency_rows(run: Run) -> list[LatencyRow]:
+    rows = []
+    for site in run.sites:
+        for (shape, operator), entry in run.latency_table.entries.items():
+            if shape == site.shape_key and isinstance(entry, Latency):
+                rows.append(
+                    LatencyRow(
+                        site=site.path,
+                        operator=operator,
+                        median_ms=entry.median_ms,
+                        q25_ms=entry.q25_ms,
+                        q75_ms=entry.q75_ms,
+                    )
+                )
+    return rows
+
+
+def _distillation(run: Run) -> dict[str, dict[str, dict[str, list[float]]]]:
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for (path, operator), losses in run.surrogates.losses.items():
+        if losses:
+            steps = [float(step) for step in range(1, len(losses) + 1)]
+            curves.setdefault(path, {})[operator] = {"step": steps, "loss": losses}
+    return curves
+
+
+def _images(run: Run) -> list[ImageRow]:
+    scored = [run.evaluations[name].scores for name in ("degraded", "teacher", "student")]
+    return [
+        ImageRow(
+            name=degraded.name,
+            degraded_psnr_db=degraded.psnr_db,
+            teacher_psnr_db=teacher.psnr_db,
+            student_psnr_db=student.psnr_db,
+            degraded_ssim=degraded.ssim,
+            teacher_ssim=teacher.ssim,
+            student_ssim=student.ssim,
+        )
+        for degraded, teacher, student in zip(*scored, strict=True)
+    ]
+
+
+def _crops(run: Run, count: int = 4) -> list[Crop]:
+    """The most detailed part of the first test images, through both networks."""
+    teacher, student = (open_restorer(run.exports[name].fixed) for name in ("teacher", "student"))
+    crops = []
+    for image in run.test_images[:count]:
+        degraded, clean, where = _busiest(image, run.config.size)
+        versions = {"degraded": degraded, "teacher": teacher(degraded), "student": student(degraded)}
+        crops.append(
+            Crop(
+                name=f"{image.name}, {where}",
+                degraded=_eight_bits(degraded),
+                teacher=_eight_bits(versions["teacher"]),
+                student=_eight_bits(versions["student"]),
+                clean=_eight_bits(clean),
+                psnr_db={name: psnr_db(version, clean) for name, version in versions.items()},
+            )
+        )
+    return crops
+
+
+def _busiest(image: ImagePair, size: tuple[int, int]) -> tuple[RgbImage, RgbImage, str]:
+    """The window of the clean image with the strongest gradients, where blur shows."""
+    h, w = (min(side, whole) for side, whole in zip(size, image.clean.shape[:2], strict=True))
+    gray = image.clean.astype(np.float32).mean(axis=2)
+    rows, columns = np.gradient(gray)
+    energy = np.hypot(rows, columns)
+    best, place = -1.0, (0, 0)
+    for top in range(0, gray.shape[0] - h + 1, 32):
+        for left in range(0, gray.shape[1] - w + 1, 32):
+            found = float(energy[top : top + h, left : left + w].mean())
+            if found > best:
+                best, place = found, (top, left)
+    top, left = place
+    cut = (slice(top, top + h), slice(left, left + w))
+    return image.degraded[cut], image.clean[cut], f"{w}x{h} at ({left}, {top})"
+
+
+def _eight_bits(image: RgbImage) -> Any:
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
+def _ceiling(run: Run) -> dict[str, float]:
+    """The most that the space could save at all: everything open at its cheapest option."""
+    table = run.latency_table
+    saved_ms = sum(
+        table.operator_ms(site.path, KEEP) - min(table.operator_ms(site.path, name) for name in names)
+        for site, names in zip(run.space.sites, run.space.options, strict=True)
+    )
+    macs = sum(site.macs_share for site, names in zip(run.space.sites, run.space.options, strict=True) if len(names) > 1)
+    return {"macs": macs, "latency": saved_ms / table.teacher.median_ms}

@@ -1,0 +1,222 @@
+"""The page as a browser reads it: what it holds, what it must not hold, what goes when data are missing."""
+
+import base64
+import io
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netgraft.report import ImageRow, RefusedRow, ReportData, render
+
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text outside of scripts and styles, and the tags left open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.code: dict[str, str] = {"script": "", "style": ""}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in self.code:
+            self.code[self.open[-1]] += data
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def sections(self) -> list[str]:
+        return [attributes["id"] for attributes in self.all("section")]
+
+
+@pytest.fixture(scope="module")
+def page(report_data: ReportData) -> Page:
+    return Page(render(report_data))
+
+
+ALL_SECTIONS = [
+    "crops", "numbers", "front", "student", "images", "sites",
+    "space", "distillation", "additivity", "search", "finetuning", "protocol",
+]  # fmt: skip
+
+
+def test_every_section_is_there_once_and_linked(page: Page) -> None:
+    assert page.sections() == ALL_SECTIONS
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ALL_SECTIONS]
+
+
+def test_tags_are_balanced(page: Page) -> None:
+    assert page.open == []
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
+    """References stay inside the page, the stylesheet has none, and the browser is told to refuse others."""
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")), (tag, name)
+    assert not page.all("link")
+    for loader in ("url(", "@import", "@font-face"):
+        assert loader not in page.code["style"]
+    policies = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert "default-src 'none'" in policies[0]
+    assert "http" not in policies[0]
+
+
+def test_the_plotting_library_is_there_exactly_when_something_is_plotted(
+    report_data: ReportData, bare_data: ReportData
+) -> None:
+    assert render(report_data).count("* plotly.js v") == 1
+    assert len(render(bare_data)) < 50_000
+
+
+def test_headline_numbers_stand_in_the_text(page: Page) -> None:
+    """The made-up run's results, rounded by hand."""
+    words = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "4.09 GMACs" in words
+    assert "2.51 GMACs" in words
+    assert "−38 %" in words  # 2.513 of 4.085
+    assert "4.35 M" in words
+    assert "3.4·10⁻⁶" in words
+    assert "0.8274" in words
+    assert "off by 3.4 % on average" in words
+    assert "A fitted line brings the error to 1.9 %." in words
+    assert "about 1025 assignments" in words  # 31 blocks with 5 options and 4 ups with 2
+
+
+def test_protocol_is_printed_in_full(page: Page) -> None:
+    for value in ("256 × 256", "photos/test", "full image", "matlab", "onnxruntime", "2.13.0", "47 min 54 s"):
+        assert value in page.text
+
+
+def test_pictures_are_lossless(report_data: ReportData, page: Page) -> None:
+    """Each crop's four versions decode to the pixels that went in."""
+    strips = [image for image in page.all("img") if "data-version" in image]
+    assert len(strips) == 4 * len(report_data.crops)
+    for i, image in enumerate(strips):
+        content = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+        expected = getattr(report_data.crops[i // 4], image["data-version"])
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), expected)
+    slider = {image["data-layer"]: image["alt"] for image in page.all("img") if "data-layer" in image}
+    assert slider == {"left": "degraded", "right": "student"}
+
+
+HOSTILE = '"><img src=x onerror=alert(1)></script><script>alert(2)</script><!--'
+
+
+def test_text_from_outside_cannot_become_markup(report_data: ReportData) -> None:
+    """Hostile names everywhere change the text of the page, and not one element of it."""
+    first, *rest = report_data.sites
+    sites = [replace(first, path=HOSTILE, kind=HOSTILE), *rest]
+    result = {
+        **report_data.result,
+        "student": {**report_data.result["student"], "assignment": {HOSTILE: HOSTILE}},
+    }
+    hostile = replace(
+        report_data,
+        title=HOSTILE,
+        created=HOSTILE,
+        result=result,
+        sites=sites,
+        options=[[HOSTILE] * 5, *report_data.options[1:]],
+        saliency={HOSTILE: report_data.saliency["snip"]},
+        evaluations=[replace(row, source=HOSTILE) for row in report_data.evaluations],
+        chosen={HOSTILE: 0, "chosen": 1},
+        hypervolume={HOSTILE: [1.0]},
+        distillation={HOSTILE: {HOSTILE: {"step": [0, 1], "loss": [1.0, 0.5]}}},
+        refused=[RefusedRow(site=HOSTILE, operator=HOSTILE, reason=HOSTILE)],
+        ceiling={HOSTILE: 0.5},
+        protocol={HOSTILE: {HOSTILE: HOSTILE}},
+        device={HOSTILE: [HOSTILE, HOSTILE]},
+        versions={HOSTILE: HOSTILE},
+        seconds={HOSTILE: 1.0},
+        images=[replace(row, name=HOSTILE) for row in report_data.images],
+        crops=[replace(crop, name=HOSTILE) for crop in report_data.crops],
+    )
+    page = Page(render(hostile))
+    assert page.open == []
+    assert page.sections() == ALL_SECTIONS
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert len(page.all("script")) == 9  # 7 figures' data, the plotting library, the page's own
+    assert "alert(1)" in page.text
+    assert page.text.count(HOSTILE) > 10
+
+
+def test_plotly_texts_are_escaped_too(report_data: ReportData) -> None:
+    """Plotly would show <b> or a link in a label as such."""
+    html = render(replace(report_data, hypervolume={"<b>bold</b>": [1.0]}))
+    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert "\\u003cb>bold" not in html
+
+
+@pytest.mark.parametrize(
+    ("field", "empty", "gone"),
+    [
+        ("crops", (), "crops"),
+        ("evaluations", (), "front"),
+        ("images", (), "images"),
+        ("sites", (), "sites"),
+        ("distillation", {}, "distillation"),
+        ("additivity", None, "additivity"),
+        ("hypervolume", {}, "search"),
+        ("finetune", (), "finetuning"),
+    ],
+)
+def test_a_missing_part_takes_its_section_along_and_no_other(
+    report_data: ReportData, field: str, empty: object, gone: str
+) -> None:
+    changes: dict[str, object] = {field: empty}
+    if field == "evaluations":
+        changes["chosen"] = {}
+    page = Page(render(replace(report_data, **changes)))
+    assert page.sections() == [name for name in ALL_SECTIONS if name != gone]
+    assert page.open == []
+
+
+def test_a_run_that_has_only_begun(bare_data: ReportData) -> None:
+    page = Page(render(bare_data))
+    assert page.sections() == []
+    assert not page.all("nav")
+    assert "has not chosen a student yet" in page.text
+    assert "None" not in page.text
+    assert "nan" not in page.text
+
+
+def test_each_section_has_a_sentence_on_how_to_read_it(page: Page) -> None:
+    leads = [a for tag, a in page.elements if tag == "p" and a.get("class") == "lead"]
+    assert len(leads) == len(ALL_SECTIONS)
+
+
+def test_images_that_lose_most_are_named(report_data: ReportData) -> None:
+    def row(name: str, teacher: float, student: float) -> ImageRow:
+        return ImageRow(
+            name=name,
+            degraded_psnr_db=20,
+            teacher_psnr_db=teacher,
+            student_psnr_db=student,
+            degraded_ssim=0.5,
+            teacher_ssim=0.8,
+            student_ssim=0.7,
+        )
+
+    images = [row("a.png", 30, 29.5), row("b.png", 28, 26.75), row("c.png", 31, 31.2)]
+    text = Page(render(replace(report_data, images=images))).text
+    assert "the largest loss on a single image is 1.25\N{NO-BREAK SPACE}dB, on b.png." in text
