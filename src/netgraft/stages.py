@@ -28,9 +28,11 @@ from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import ImagePair, crops_of, fingerprint, train_source, whole_images
 from netgraft.devices import (
     Device,
+    FileDevice,
     Latency,
     MeasureProtocol,
     Unsupported,
+    measure,
     measure_modules,
     open_device,
 )
@@ -583,8 +585,19 @@ class Run:
         return {name: _latency_from(row) for name, row in rows.items()}  # type: ignore[misc]
 
     def _measure_final(self) -> dict[str, Any]:
-        networks = {"teacher": self.teacher.module, "student": self.finetuned[0]}
-        return self._measure_whole(networks, self.config.device.final_samples)
+        samples = self.config.device.final_samples
+        if not isinstance(self.device, FileDevice):
+            networks = {"teacher": self.teacher.module, "student": self.finetuned[0]}
+            return self._measure_whole(networks, samples)
+        # The very files that ship.
+        running = {name: self.device.load(exported.fixed) for name, exported in self.exports.items()}
+        inputs = dict.fromkeys(running, self._example().contiguous().numpy())
+        try:
+            timed = measure(running, inputs, self._protocol(samples), self.device.clock)
+        finally:
+            for runnable in running.values():
+                runnable.close()
+        return {name: _latency_row(latency) for name, latency in timed.items()}
 
     # --- bookkeeping
 

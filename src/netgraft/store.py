@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from netgraft.errors import StoreError
+from netgraft.files import replacing, write_atomically
 
 Json = Any
 
@@ -82,7 +82,7 @@ class RunStore:
 
     def save_tensors(self, path: Path, value: Any) -> None:
         """Write plain containers of tensors, whole or not at all."""
-        with self._replacing(path) as part:
+        with replacing(path) as part:
             torch.save(value, part)
 
     def load_tensors(self, path: Path) -> Any:
@@ -95,22 +95,7 @@ class RunStore:
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file of the run, whole or not at all."""
-        with self._replacing(path) as part:
-            part.write_bytes(content)
-
-    @contextmanager
-    def _replacing(self, path: Path) -> Iterator[Path]:
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            part.replace(path)
-        except (OSError, RuntimeError) as error:
-            # torch.save reports a full disk as a RuntimeError.
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise StoreError(f"{path}: cannot be written: {reason}; what was done before is kept") from error
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(path, content)
 
     def _read_json(self, path: Path) -> Json:
         try:

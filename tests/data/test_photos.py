@@ -20,7 +20,7 @@ def table() -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 6), ("validation", 4), ("test", 6)])
+@pytest.mark.parametrize(("split", "count"), [("train", 6), ("validation", 4), ("test", 5)])
 def test_splits_hold_photographs_as_listed(split: str, count: int) -> None:
     sizes = {
         row["file"]: (int(row["height"]), int(row["width"]), 3) for row in table() if row["split"] == split
@@ -49,7 +49,7 @@ def test_every_file_is_listed_and_credited() -> None:
 
 def test_splits_do_not_share_photographs() -> None:
     seen = [photo.image.tobytes() for split in SPLITS for photo in photos(split)]
-    assert len(set(seen)) == 16
+    assert len(set(seen)) == 15
 
 
 def test_unknown_splits_are_refused() -> None:

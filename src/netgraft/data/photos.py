@@ -31,7 +31,7 @@ class Photo:
 def photos(split: str) -> tuple[Photo, ...]:
     """The photographs of a split, by name.
 
-    split: ``train`` (6), ``validation`` (4, kept out of the embedded network's training) or ``test`` (6).
+    split: ``train`` (6), ``validation`` (4, kept out of the embedded network's training) or ``test`` (5).
 
     Raises:
         ConfigError: there is no such split.

@@ -11,7 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,7 @@ class Device(Protocol):
         ...
 
 
+@runtime_checkable
 class FileDevice(Device, Protocol):
     """A device that also runs networks from the files that netgraft exports."""
 

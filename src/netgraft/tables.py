@@ -1,0 +1,135 @@
+"""What a single stage prints: a table for people, a document for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from netgraft.devices import Latency
+from netgraft.sites import KEEP
+from netgraft.stages import Run
+
+
+def stage_table(stage: str, run: Run) -> tuple[Table, Any]:
+    """The table and the JSON document of a stage that has run."""
+    return _TABLES[stage](run)
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _saliency(run: Run) -> tuple[Table, Any]:
+    table = _table("site", *run.saliency, "protected")
+    protected = set(run.protection.paths)
+    for row, site in enumerate(run.sites):
+        values = (f"{scores[row]:.3g}" for scores in run.saliency.values())
+        table.add_row(site.path, *values, "yes" if site.path in protected else "")
+    table.caption = f"protected: {run.protection.rule}"
+    document = {
+        "sites": [dataclasses.asdict(site) for site in run.sites],
+        "saliency": {metric: scores.tolist() for metric, scores in run.saliency.items()},
+        "protected": list(run.protection.paths),
+        "rule": run.protection.rule,
+    }
+    return table, document
+
+
+def _distill(run: Run) -> tuple[Table, Any]:
+    names = list(run.pool)
+    table = _table("site", *names)
+    for site in run.open_sites:
+        errors = (run.surrogates.errors.get((site.path, name)) for name in names)
+        table.add_row(site.path, *("" if error is None else f"{error:.2e}" for error in errors))
+    table.caption = "normalized L2 against the teacher's features, on calibration crops"
+    document = [
+        {"site": path, "operator": name, "error": error}
+        for (path, name), error in run.surrogates.errors.items()
+    ]
+    return table, document
+
+
+def _profile(run: Run) -> tuple[Table, Any]:
+    found = run.latency_table
+    names = [KEEP, *run.pool]
+    table = _table("shape", *names)
+    for shape in dict.fromkeys(found.site_keys.values()):
+        cells = []
+        for name in names:
+            entry = found.entries.get((shape, name))
+            cells.append(f"{entry.median_ms:.3f}" if isinstance(entry, Latency) else "" if entry is None else "refused")
+        table.add_row(shape, *cells)
+    check = run.additivity
+    table.caption = (
+        f"median ms; whole teacher {found.teacher.median_ms:.1f} ms; {len(check.pairs)} whole networks: sums of blocks "
+        f"are off by {check.mape_percent:.1f} % (corrected {check.corrected_mape_percent:.1f} %), "
+        f"Spearman {check.spearman:.2f}"
+    )
+    return table, dataclasses.asdict(check)
+
+
+def _search(run: Run) -> tuple[Table, Any]:
+    table = _table("point", "loss dB", "latency ms", "sites changed")
+    labels: dict[int, list[str]] = {}
+    for label, index in run.chosen.items():
+        labels.setdefault(index, []).append(label)
+    rows = []
+    for index in run.search.front:
+        loss, latency = run.search.costs[index]
+        changed = int(np.count_nonzero(run.search.assignments[index]))
+        table.add_row(", ".join(labels.get(int(index), [])), f"{loss:.3f}", f"{latency:.1f}", str(changed))
+        rows.append(
+            {
+                "assignment": run.name_row(run.search.assignments[index].tolist()),
+                "quality_loss_db": float(loss),
+                "latency_ms": float(latency),
+            }
+        )
+    table.caption = f"{len(run.search.costs)} evaluations; interactions: {run.search.regime}"
+    return table, {"front": rows, "chosen": run.chosen}
+
+
+def _finetune(run: Run) -> tuple[Table, Any]:
+    _, losses = run.finetuned
+    table = _table("steps", "first loss", "last loss")
+    tail = max(1, len(losses) // 10)
+    if losses:
+        table.add_row(str(len(losses)), f"{np.mean(losses[:tail]):.3f}", f"{np.mean(losses[-tail:]):.3f}")
+    return table, {"losses": losses}
+
+
+def _export(run: Run) -> tuple[Table, Any]:
+    table = _table("network", "file", "MB", "parity")
+    document = {}
+    for name, export in run.exports.items():
+        table.add_row(name, str(export.fixed), f"{export.size_bytes / 1e6:.1f}", f"{export.parity_max_abs:.1e}")
+        document[name] = {key: str(value) for key, value in dataclasses.asdict(export).items()}
+    return table, document
+
+
+def _report(run: Run) -> tuple[Table, Any]:
+    table = _table("report")
+    path = run.store.root / "report.html"
+    table.add_row(str(path))
+    return table, {"report": str(path)}
+
+
+_TABLES: Mapping[str, Callable[[Run], tuple[Table, Any]]] = MappingProxyType(
+    {
+        "saliency": _saliency,
+        "distill": _distill,
+        "profile": _profile,
+        "search": _search,
+        "finetune": _finetune,
+        "export": _export,
+        "report": _report,
+    }
+)
