@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.distill import SurrogateKey
-from netgraft.nets.blocks import calibrating
+from netgraft.nets.blocks import StaticNorm, calibrating
 from netgraft.sites import KEEP, Site
 
 Assignment = Mapping[str, str]
@@ -25,40 +25,23 @@ def assemble(
 ) -> nn.Module:
     """A new network, in eval mode: ``module`` with copies of the chosen surrogates at their sites.
 
-    calibration: (b, 3, h, w) images; with them, whatever is frozen in the student is calibrated once more, site by
-    site, on the inputs that the student really produces.
+    calibration: (b, 3, h, w) images; with them, the frozen norms of the student are calibrated once more, site by
+    site, on the inputs that the student really produces: without, many together diverge.
     """
-    student = copy.deepcopy(module).eval()
-    for path, name in assignment.items():
-        if name != KEEP:
-            _replace(student, path, copy.deepcopy(surrogates[path, name]).eval())
+    # As if copied already: the copy of the network takes these, and the blocks that they replace are not copied.
+    chosen = {
+        id(module.get_submodule(path)): copy.deepcopy(surrogates[path, name])
+        for path, name in assignment.items()
+        if name != KEEP
+    }
+    student = copy.deepcopy(module, chosen).eval()
     if calibration is not None:
-        with torch.no_grad(), calibrating(student):
+        # The norms alone: the scales of a frozen attention are learned, and going back to its mean would undo that.
+        with torch.no_grad(), calibrating(student, StaticNorm):
             student(calibration)
     return student
 
 
-def replaced(
-    module: nn.Module, assignment: Assignment, surrogates: Mapping[SurrogateKey, nn.Module]
-) -> nn.Module:
-    """Like :func:`assemble`, but sharing every weight with the teacher and the surrogates: cheap, for looking only."""
-    memo = {id(p): p for p in (*module.parameters(), *module.buffers())}
-    student = copy.deepcopy(module, memo)
-    for path, name in assignment.items():
-        if name != KEEP:
-            _replace(student, path, surrogates[path, name])
-    return student.eval()
-
-
-def _replace(network: nn.Module, path: str, block: nn.Module) -> None:
-    parent_path, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent_path), name, block)
-
-
-def named_assignment(
-    row: Sequence[int], sites: Sequence[Site], options: Sequence[Sequence[str]]
-) -> dict[str, str]:
+def named_assignment(row: Sequence[int], sites: Sequence[Site], options: Sequence[Sequence[str]]) -> dict[str, str]:
     """Operator name by site path from a row of option indices, one a site."""
-    return {
-        site.path: names[index] for site, names, index in zip(sites, options, row, strict=True)
-    }
+    return {site.path: names[index] for site, names, index in zip(sites, options, row, strict=True)}

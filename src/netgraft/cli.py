@@ -129,10 +129,13 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Restore photographs with the embedded network or one of your own."""
+    from netgraft.files import make_folder
     from netgraft.imaging import read_image, write_image
     from netgraft.restore import open_restorer
 
     jobs = _restore_jobs(inputs, out)
+    for folder in {target.parent for _, target in jobs}:
+        make_folder(folder)
     restorer = open_restorer(model)
     done, failures = [], []
     with _bars() as progress:
@@ -145,8 +148,8 @@ def restore(
                 failures.append(str(error))
                 continue
             done.append(str(target))
-    for target in done:
-        out_console.print(target, soft_wrap=True)
+    for written in done:
+        out_console.print(written, soft_wrap=True)
     if failures:
         more = f" (and {len(failures) - 1} more of {len(jobs)} failed)" if len(failures) > 1 else ""
         raise ImageError(failures[0] + more)
@@ -262,6 +265,7 @@ def train(
 ) -> None:
     """Train a NAFNet from sharp or paired images; the same command continues."""
     from netgraft.config import parse_config
+    from netgraft.data import CropStage
     from netgraft.nets.nafnet import NafNetShape
     from netgraft.pretrain import pretrain
     from netgraft.train import TrainConfig, Training
@@ -272,7 +276,7 @@ def train(
     ).data
     stages = [_whole_numbers("--crops", stage, ":", 3) for stage in crops.split(",")]
     recipe = TrainConfig(
-        crops=tuple({"steps": a, "size": b, "batch": c} for a, b, c in stages),  # type: ignore[arg-type]
+        crops=tuple(CropStage(steps=a, size=b, batch=c) for a, b, c in stages),
         learning_rate=learning_rate,
         seed=seed,
     )

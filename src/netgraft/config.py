@@ -22,7 +22,7 @@ from netgraft.search import METHODS
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TeacherConfig(_Strict):
@@ -66,10 +66,20 @@ class SpaceConfig(_Strict):
     protect: tuple[str, ...] = ()
     """Paths of sites that keep the teacher's block in any case."""
 
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _places(cls, sites: object) -> object:
+        # Before pydantic, whose complaint about a choice of two types is hard to read.
+        named = isinstance(sites, list | tuple) and sites and all(isinstance(path, str) for path in sites)
+        if not named and sites not in ("all", "paper"):
+            raise ConfigError(f"space.sites must be 'all', 'paper' or a list of site paths, but it is {sites!r}")
+        return sites
+
     @field_validator("operators")
     @classmethod
     def _usable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        operator_pool(names)
+        if not operator_pool(names):
+            raise ConfigError(f"space.operators offers nothing beside 'keep': the choices are {', '.join(OPERATORS)}")
         return names
 
     @field_validator("protect_by")
@@ -158,9 +168,7 @@ class RunConfig(_Strict):
 def demo_preset() -> RunConfig:
     """The embedded network and photographs on one thread of this machine's processor, within ten minutes."""
     return RunConfig(
-        space=SpaceConfig(
-            operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")
-        ),
+        space=SpaceConfig(operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")),
         distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
         search=SearchConfig(budget=120, crops=6),
         finetune=FinetuneConfig(steps=300),
@@ -231,7 +239,9 @@ def load_config(path: Path) -> RunConfig:
     preset = values.pop("preset", None)
     if preset is None:
         return parse_config(values, str(path))
-    base = lookup("preset", str(preset), PRESETS)().model_dump(mode="json")
+    if preset not in PRESETS:
+        raise ConfigError(f"{path}: {unknown('preset', str(preset), PRESETS)}")
+    base = PRESETS[preset]().model_dump(mode="json")
     return parse_config(_merged(base, values), str(path))
 
 
@@ -245,6 +255,8 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_first_complaint(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _merged(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from netgraft.features import SiteFeatures, site_features
-from netgraft.nets.blocks import FittedAffine, calibrating
+from netgraft.nets.blocks import Calibrated, FittedAffine, calibrating
 from netgraft.operators import Operator, options_for
 from netgraft.sites import Site
 
@@ -29,7 +29,7 @@ class DistillConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(300, ge=1)
-    """Optimiser steps; each is one batch through the teacher."""
+    """Optimizer steps; each is one batch through the teacher."""
     batch: int = Field(8, ge=1)
     """Crops a batch."""
     crop: int = Field(64, ge=16)
@@ -64,18 +64,27 @@ def fit_surrogates(
 ) -> dict[SurrogateKey, float]:
     """Fit in closed form what can be, and calibrate what is frozen, in place; features: of a calibration batch.
 
-    Returns the normalised L2 of every module on these features.
+    For surrogates that are new: after distillation it would undo part of what they learned.
+    Returns the normalized L2 of every module on these features.
     """
-    losses = {}
-    for (path, name), module in modules.items():
-        x, y = features[path].x, features[path].y
+    for (path, _), module in modules.items():
         if isinstance(module, FittedAffine):
-            module.fit(x, y)
-        with torch.no_grad(), calibrating(module):
-            module(x)
-        with torch.no_grad():
-            losses[path, name] = float(normalized_l2(module(x), y))
-    return losses
+            module.fit(features[path].x, features[path].y)
+        if any(isinstance(part, Calibrated) for part in module.modules()):
+            with torch.no_grad(), calibrating(module):
+                module(features[path].x)
+    return surrogate_errors(modules, features)
+
+
+@torch.no_grad()
+def surrogate_errors(
+    modules: Mapping[SurrogateKey, nn.Module], features: Mapping[str, SiteFeatures]
+) -> dict[SurrogateKey, float]:
+    """The normalized L2 of every module, as it is, on these features."""
+    return {
+        (path, name): float(normalized_l2(module(features[path].x), features[path].y))
+        for (path, name), module in modules.items()
+    }
 
 
 class Distillation:
@@ -99,7 +108,7 @@ class Distillation:
         self.sites = sites
         self.config = config
         self.learning = {
-            key: surrogate.to(memory_format=torch.channels_last)
+            key: surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for key, surrogate in surrogates.items()
             if pool[key[1]].learning == "distill"
         }
@@ -137,13 +146,13 @@ class Distillation:
         for (path, name), surrogate in self.learning.items():
             loss = normalized_l2(surrogate(features[path].x), features[path].y)
             # One backward pass each: the graph of a single surrogate is all that is ever held.
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.losses[path, name].append(float(loss.detach()))
         self.optimizer.step()
         self.step += 1
 
     def state(self) -> dict[str, object]:
-        """Everything needed to continue: plain containers of tensors and numbers."""
+        """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""
         return {
             "step": self.step,
             "modules": {"|".join(key): m.state_dict() for key, m in self.learning.items()},

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from netgraft.data.images import ImagePair
 from netgraft.errors import DatasetError
 from netgraft.imaging import RgbImage, psnr_db, ssim
 
@@ -54,18 +56,16 @@ class Evaluation:
         return Evaluation(scores=tuple(ImageScore(**row) for row in rows))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestImage:
-    """A degraded image with the clean one, both (h, w, 3) uint8."""
-
-    __test__ = False
-    name: str
-    degraded: RgbImage
-    clean: RgbImage
+def eight_bits(image: RgbImage) -> NDArray[np.uint8]:
+    """An (h, w, 3) uint8 or uint16 image in 8 bits: 65535 becomes 255, and what lies between is rounded."""
+    if image.dtype == np.uint8:
+        return image.astype(np.uint8, copy=False)
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def score(name: str, restored: RgbImage, clean: RgbImage) -> ImageScore:
-    """Compare one restored image with the clean one."""
+    """Compare one restored image with the clean one, both rounded to 8 bits as the protocol says."""
+    restored, clean = eight_bits(restored), eight_bits(clean)
     return ImageScore(
         name=name,
         psnr_db=psnr_db(restored, clean),
@@ -74,17 +74,15 @@ def score(name: str, restored: RgbImage, clean: RgbImage) -> ImageScore:
     )
 
 
-def evaluate(restore: Callable[[RgbImage], RgbImage], images: Sequence[TestImage]) -> Evaluation:
-    """Scores of ``restore``, which maps (h, w, 3) uint8 to the same, on every image.
+def evaluate(restore: Callable[[RgbImage], RgbImage], images: Sequence[ImagePair]) -> Evaluation:
+    """Scores of ``restore``, which maps (h, w, 3) uint8 or uint16 to the same, on every image.
 
     Raises:
         DatasetError: there are no images.
     """
     if not images:
         raise DatasetError("there are no images to evaluate on: name a folder with at least one pair")
-    return Evaluation(
-        scores=tuple(score(image.name, restore(image.degraded), image.clean) for image in images)
-    )
+    return Evaluation(scores=tuple(score(image.name, restore(image.degraded), image.clean) for image in images))
 
 
 @torch.inference_mode()
@@ -94,18 +92,27 @@ def batch_psnr_db(module: nn.Module, degraded: Tensor, clean: Tensor, *, batch: 
     A network whose output is not finite scores 0 dB, which is how the search sees a student that diverged.
     """
     scores = []
-    for x, y in zip(degraded.split(batch), clean.split(batch), strict=True):
-        restored = module(x.to(memory_format=torch.channels_last)).clamp(0, 1).mul(255).round().div(255)
+    for x, y in zip(torch.split(degraded, batch), torch.split(clean, batch), strict=True):
+        raw = module(x.to(memory_format=torch.channels_last))
+        # Before clamping, which would turn infinity into white.
+        if not bool(torch.isfinite(raw).all()):
+            return 0.0
+        restored = raw.clamp(0, 1).mul(255).round().div(255)
         mse = (restored - y).square().mean((1, 2, 3))
         scores.append(-10 * torch.log10(mse.clamp_min(1e-10)))
-    mean = float(torch.cat(scores).mean())
-    return mean if np.isfinite(mean) else 0.0
+    return float(torch.cat(scores).mean())
 
 
 def paired_interval(
     first: Sequence[float], second: Sequence[float], *, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float]:
-    """95 % bootstrap interval, over images, of the mean of ``first - second``: (low, high)."""
+    """95 % bootstrap interval, over images, of the mean of ``first - second``: (low, high).
+
+    Raises:
+        DatasetError: the two are empty, or not of the same images.
+    """
+    if len(first) != len(second) or not len(first):
+        raise DatasetError(f"scores of {len(first)} and {len(second)} images cannot be compared in pairs")
     gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(len(gaps), size=(draws, len(gaps)))
     low, high = np.quantile(gaps[picks].mean(axis=1), [0.025, 0.975])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.devices import OnnxRuntimeDevice, to_onnx
-from netgraft.errors import ExportError
+from netgraft.errors import DeviceError, ExportError
 from netgraft.nets.blocks import deploy
 
 PARITY = 1e-3
@@ -43,40 +45,55 @@ def export(module: nn.Module, folder: Path, name: str, examples: Sequence[Tensor
     """
     deployed = deploy(module)
     fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
-    to_onnx(deployed, examples[0], fixed)
-    to_onnx(deployed, examples[0], dynamic, dynamic=True)
     try:
-        worst = max(
-            _difference(module, fixed, examples),
-            _difference(module, dynamic, [_other_size(example) for example in examples[:1]]),
+        to_onnx(deployed, examples[0], fixed)
+        to_onnx(deployed, examples[0], dynamic, dynamic=True)
+        worst = float(
+            np.max(
+                [
+                    _difference(module, fixed, examples),
+                    _difference(module, dynamic, [_other_size(examples[0], module)]),
+                ]
+            )
         )
+        # Written so that NaN counts as disagreement.
         if not worst <= PARITY:
             raise ExportError(
                 f"{name}: the export differs from PyTorch by {worst:.2g}, more than {PARITY:g}; "
                 "its activations are too large for the folded form: fine-tune it longer"
             )
-    except ExportError:
-        fixed.unlink(missing_ok=True)
-        dynamic.unlink(missing_ok=True)
+    except BaseException as error:
+        # Whatever stopped it, a kill included: a file that was not checked must not be taken for a good one.
+        for path in (fixed, dynamic):
+            # Where the folder itself cannot be, there is nothing to take away.
+            with suppress(OSError):
+                path.unlink()
+        if isinstance(error, DeviceError):
+            raise ExportError(f"{name}: ONNX Runtime does not run the export: {error}") from error
         raise
-    return Export(
-        fixed=fixed, dynamic=dynamic, size_bytes=fixed.stat().st_size, parity_max_abs=worst
-    )
+    return Export(fixed=fixed, dynamic=dynamic, size_bytes=fixed.stat().st_size, parity_max_abs=worst)
 
 
-def _other_size(image: Tensor) -> Tensor:
-    """Three quarters of the image, so that a size other than the exported one is tried."""
-    return image[..., : image.shape[-2] * 3 // 4, :]
+def _other_size(image: Tensor, module: nn.Module) -> Tensor:
+    """About three quarters of the image's height, so that a size other than the exported one is tried."""
+    multiple = int(getattr(module, "size_multiple", 1))
+    return image[..., : max(multiple, image.shape[-2] * 3 // 4 // multiple * multiple), :]
 
 
 def _difference(module: nn.Module, path: Path, images: Sequence[Tensor]) -> float:
-    runnable = OnnxRuntimeDevice(threads=0).load(path)
-    worst = 0.0
+    """Largest absolute difference between the file's output and the module's; NaN if there is one."""
+    reference = copy.deepcopy(module).eval()
+    runnable = OnnxRuntimeDevice(threads=torch.get_num_threads()).load(path)
+    gaps = []
     try:
         for image in images:
             with torch.inference_mode():
-                expected = module.eval()(image).numpy()
-            worst = max(worst, float(np.abs(runnable.run(image.contiguous().numpy()) - expected).max()))
+                expected = reference(image).numpy()
+            restored = runnable.run(image.contiguous().numpy())
+            if restored.shape != expected.shape:
+                raise ExportError(f"{path}: gives {restored.shape} where PyTorch gives {expected.shape}")
+            gaps.append(np.abs(restored - expected).max())
     finally:
         runnable.close()
-    return worst
+    # Not Python's max, which passes over NaN.
+    return float(np.max(gaps))

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from netgraft.errors import StoreError
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be made a folder: {error.strerror or error}; choose another") from error
 
 
 @contextmanager
@@ -24,10 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
         raise StoreError(f"{path}: cannot be written: {reason}; what was done before is kept") from error
     finally:
-        part.unlink(missing_ok=True)
+        # Where the folder itself cannot be, there is nothing to take away, and the error above is the news.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -19,7 +19,7 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(400, ge=0)
-    """Optimiser steps; 0 leaves the student as it was assembled."""
+    """Optimizer steps; 0 leaves the student as it was assembled."""
     batch: int = Field(8, ge=1)
     """Crops a step."""
     crop: int = Field(96, ge=16)
@@ -65,21 +65,21 @@ class Finetuning:
             group["lr"] = rate
         with autocast(config.precision):
             restored = self.student(degraded).float()
-            with torch.no_grad():
-                taught = self.teacher(degraded).float()
         loss = psnr_loss(restored, clean)
         self.losses.append(float(loss.detach()))
         if config.distillation:
+            with torch.no_grad(), autocast(config.precision):
+                taught = self.teacher(degraded).float()
             loss = loss + config.distillation * psnr_loss(restored, taught)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.student.parameters(), 0.1)
         self.optimizer.step()
         update_average(self.average, self.student, self.step, config.average)
         self.step += 1
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to continue: plain containers of tensors and numbers."""
+        """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""
         return {
             "step": self.step,
             "student": self.student.state_dict(),

@@ -174,13 +174,13 @@ def operator_pool(names: Sequence[str]) -> Mapping[str, Operator]:
     """The operators of a config, by name: built-in ones, or ``package.module:NAME`` for a user's own.
 
     Raises:
-        ConfigError: an unknown name, or a reference that does not lead to an Operator.
+        ConfigError: an unknown name, a reference that does not lead to an Operator, or a name that is taken.
     """
-    chosen = [
-        _imported(name) if ":" in name else lookup("operator", name, OPERATORS)
-        for name in names
-        if name != KEEP
-    ]
+    chosen = [_imported(name) if ":" in name else lookup("operator", name, OPERATORS) for name in names if name != KEEP]
+    taken: dict[str, Operator] = {}
+    for operator in chosen:
+        if operator.name == KEEP or taken.setdefault(operator.name, operator) is not operator:
+            raise ConfigError(f"an operator of the name {operator.name!r} exists already: name yours differently")
     return _pool(*chosen)
 
 
@@ -188,7 +188,7 @@ def _imported(reference: str) -> Operator:
     module_name, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"operator {reference!r} cannot be imported: {error}") from error
     if not isinstance(found, Operator):
         raise ConfigError(f"operator {reference!r} is a {type(found).__name__}; it must be a netgraft Operator")

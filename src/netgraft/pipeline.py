@@ -6,6 +6,9 @@ Each stage pulls in the ones before it and keeps what it made in the run folder 
 that the same call continues wherever an earlier one was stopped.
 """
 
+# ruff: noqa: B018
+# Naming a stage runs it.
+
 from __future__ import annotations
 
 import json
@@ -49,7 +52,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
 def write_report(run: Run) -> dict[str, Any]:
     """Write ``result.json`` and ``report.html`` from what the stages made, and return the figures."""
     figures = result(run)
-    run.store.write(run.store.root / "result.json", json.dumps(figures, indent=1).encode())
+    run.store.write(run.store.root / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
     run.store.write(run.store.root / "report.html", render(report_data(run, figures)).encode())
     return figures
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,8 @@ TILE = 256
 """Side of a tile, in pixels, for networks that take any size; near what they were trained on."""
 OVERLAP = 32
 """Pixels that neighboring tiles share at least."""
-
-Model = Teacher | nn.Module | str | Path | None
+SIZE_MULTIPLE = "size_multiple"
+"""Where the metadata of an ONNX file of free size note what its sides must be multiples of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +36,27 @@ class Restorer:
     fixed: tuple[int, int] | None = None
     """(h, w) of every input, for a network with a fixed size."""
     tile: int = TILE
-    """Side of a tile, in pixels, for a network without a fixed size."""
+    """Side of a tile, in pixels, for a network without a fixed size; a deep one gets what it needs at least."""
 
     def __call__(self, image: RgbImage) -> RgbImage:
         """Restore an (h, w, 3) uint8 or uint16 image; the same shape and type come back."""
         _check_image(image)
         white = np.iinfo(image.dtype).max
         x = torch.from_numpy(image.astype(np.float32) / white).permute(2, 0, 1)[None].contiguous()
-        overlap = min(OVERLAP, min(self.fixed or (self.tile, self.tile)) // 4)
-        y = run_tiled(
-            self.run, x, tile=self.tile, overlap=overlap, multiple=self.multiple, fixed=self.fixed
-        )
-        out = y[0].permute(1, 2, 0).clamp(0, 1).mul(white).round().numpy()
-        if not np.isfinite(out).all():
+        # Two steps of a deep network at least: one is shared with the next tile.
+        tile = max(self.tile, 2 * self.multiple)
+        tile += -tile % self.multiple
+        overlap = min(OVERLAP, min(self.fixed or (tile, tile)) // 4)
+        y = run_tiled(self.run, x, tile=tile, overlap=overlap, multiple=self.multiple, fixed=self.fixed)
+        # Before clamping, which would turn infinity into white.
+        if not bool(torch.isfinite(y).all()):
             raise ImageError("the network gave values that are not finite: it does not fit images like this one")
-        restored: RgbImage = out.astype(image.dtype)
-        return restored
+        out = y[0].permute(1, 2, 0).clamp(0, 1).mul(white).round().numpy()
+        return out.astype(np.uint8) if image.dtype == np.uint8 else out.astype(np.uint16)
+
+
+Model = Restorer | Teacher | nn.Module | str | Path | None
+"""Whatever can be made a :class:`Restorer`; None is the embedded network."""
 
 
 def restore(image: RgbImage, model: Model = None) -> RgbImage:
@@ -94,7 +101,8 @@ def _embedded() -> Restorer:
 
 
 def _of_module(module: nn.Module) -> Restorer:
-    network = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A copy: the caller's may be in training, and keeps its memory layout.
+    network = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(x: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -105,37 +113,53 @@ def _of_module(module: nn.Module) -> Restorer:
 
 
 def _of_onnx(path: Path, threads: int) -> Restorer:
-    import onnxruntime as ort
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; name an .onnx file that netgraft exported")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # ONNX Runtime raises classes of its own, without a common base, for damaged and for unsupported files.
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: not a network that ONNX Runtime can open ({reason})") from error
+    session = _session(path, threads)
     inputs = session.get_inputs()
     shape = inputs[0].shape
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
+    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or (isinstance(shape[0], int) and shape[0] != 1):
         raise CheckpointError(f"{path}: needs one input of (1, 3, h, w), but it takes {[i.shape for i in inputs]}")
+    if inputs[0].type != "tensor(float)":
+        raise CheckpointError(f"{path}: needs an input of 32-bit floats, but it takes {inputs[0].type}")
     name = inputs[0].name
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+        try:
+            y = session.run(None, {name: x.contiguous().numpy()})[0]
+        except Exception as error:
+            # As in _session: one class for each kind of failure, without a common base.
+            raise CheckpointError(f"{path}: failed on {tuple(x.shape)}: {_first_line(error)}") from error
+        return torch.from_numpy(y)
 
     h, w = shape[2:]
     if isinstance(h, int) and isinstance(w, int):
         return Restorer(run=run, fixed=(h, w))
-    return Restorer(run=run, multiple=_multiple_of(session))
+    return Restorer(run=run, multiple=_multiple_of(session, path))
 
 
-def _multiple_of(session: object) -> int:
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; name an .onnx file that netgraft exported")
+    options = ort.SessionOptions()  # type: ignore[attr-defined]
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # Fatal only: what it refuses arrives as an exception.
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
+    except Exception as error:
+        # ONNX Runtime raises classes of its own, without a common base, for damaged and for unsupported files.
+        raise CheckpointError(f"{path}: not a network that ONNX Runtime can open ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _multiple_of(session: Any, path: Path) -> int:
     """What the sides of a network of free size must be multiples of, as its export noted it; 64 if unknown."""
-    noted = session.get_modelmeta().custom_metadata_map.get("size_multiple", "64")  # type: ignore[attr-defined]
+    noted: str = session.get_modelmeta().custom_metadata_map.get(SIZE_MULTIPLE, "64")
+    if not noted.isdecimal() or int(noted) < 1:
+        raise CheckpointError(f"{path}: notes a {SIZE_MULTIPLE} of {noted!r}; it must be a number from 1 up")
     return int(noted)
 
 

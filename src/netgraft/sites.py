@@ -87,22 +87,25 @@ def find_sites(module: nn.Module, size: tuple[int, int] = (256, 256)) -> tuple[S
         )
 
     def blocks(group: str, stage: Iterable[nn.Module], stride: int, channels: int) -> list[Site]:
-        # A block that was replaced already is no site any more, so that a student can be looked at too.
         return [
             site(f"{group}.{i}", "block", stride, stride, (channels, channels))
             for i, block in enumerate(stage)
             if isinstance(block, NafBlock)
         ]
 
+    # What was replaced already is no site any more, so that a student can be looked at too.
     found: list[Site] = []
     channels, stride = module.shape.width, 1
     for level, stage in enumerate(module.encoders):
         found += blocks(f"encoders.{level}", stage, stride, channels)  # type: ignore[arg-type]
-        found.append(site(f"downs.{level}", "down", stride, 2 * stride, (channels, 2 * channels)))
+        down = module.downs[level]
+        if isinstance(down, nn.Conv2d) and down.kernel_size == (2, 2):
+            found.append(site(f"downs.{level}", "down", stride, 2 * stride, (channels, 2 * channels)))
         channels, stride = 2 * channels, 2 * stride
     found += blocks("middle_blks", module.middle_blks, stride, channels)
     for level, stage in enumerate(module.decoders):
-        found.append(site(f"ups.{level}", "up", stride, stride // 2, (channels, channels // 2)))
+        if isinstance(module.ups[level], nn.Sequential):
+            found.append(site(f"ups.{level}", "up", stride, stride // 2, (channels, channels // 2)))
         channels, stride = channels // 2, stride // 2
         found += blocks(f"decoders.{level}", stage, stride, channels)  # type: ignore[arg-type]
     return tuple(found)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ from netgraft.devices import (
     open_device,
 )
 from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates
-from netgraft.errors import DeviceError
+from netgraft.errors import ConfigError, DeviceError, StoreError
 from netgraft.evaluate import Evaluation, batch_psnr_db, evaluate
 from netgraft.export import Export
 from netgraft.features import site_features
@@ -48,7 +48,7 @@ from netgraft.nets.load import Teacher, load_teacher
 from netgraft.operators import Operator, operator_pool, options_for
 from netgraft.restore import open_restorer
 from netgraft.saliency import Protection, protect, saliency
-from netgraft.search import SearchResult, knee, minimize
+from netgraft.search import EvaluationError, SearchResult, knee, minimize
 from netgraft.sites import KEEP, Site, find_sites, paper_sites, select_sites
 from netgraft.store import RunStore, digest
 
@@ -111,7 +111,10 @@ class Run:
     @cached_property
     def teacher(self) -> Teacher:
         """The pretrained network."""
-        return load_teacher(self.config.teacher.path, tlc=self.config.teacher.tlc)
+        teacher = load_teacher(self.config.teacher.path, tlc=self.config.teacher.tlc)
+        if any(side % teacher.size_multiple for side in self.config.size):
+            raise ConfigError(f"size {list(self.config.size)}: this network needs multiples of {teacher.size_multiple}")
+        return teacher
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -155,18 +158,13 @@ class Run:
         wanted = dict.fromkeys((*config.metrics, self.config.space.protect_by))
         with self._timed("saliency"):
             size = (config.crop, config.crop)
-            degraded, clean = crops_of(
-                self.config.data, "train", count=config.crops, size=size, seed=self.config.seed
-            )
+            degraded, clean = crops_of(self.config.data, "train", count=config.crops, size=size, seed=self.config.seed)
             scores = {}
             for number, metric in enumerate(wanted):
                 self.progress("saliency", number, len(wanted))
                 key = {"origin": self.origin, "crops": config.crops, "crop": config.crop, "metric": metric}
-                scores[metric] = np.array(
-                    self.store.json(
-                        f"saliency/{metric}", key, lambda m=metric: self._saliency(m, degraded, clean)
-                    )
-                )
+                make = partial(self._saliency, metric, degraded, clean)
+                scores[metric] = np.array(self.store.json(f"saliency/{metric}", key, make))
         return scores
 
     def _saliency(self, metric: str, degraded: Tensor, clean: Tensor) -> list[float]:
@@ -189,7 +187,13 @@ class Run:
     @cached_property
     def open_sites(self) -> tuple[Site, ...]:
         """The sites that may change."""
-        return tuple(site for site in self.candidates if site.path not in self.protection.paths)
+        found = tuple(site for site in self.candidates if site.path not in self.protection.paths)
+        if not found:
+            raise ConfigError(
+                f"all {len(self.candidates)} sites are protected, so that nothing may change: "
+                "name more in space.sites, or lower space.protect_top"
+            )
+        return found
 
     # --- surrogates
 
@@ -197,9 +201,7 @@ class Run:
     def surrogates(self) -> Surrogates:
         """A trained replacement for every operator at every open site."""
         with self._timed("distill"):
-            modules = start_surrogates(
-                self.teacher.module, self.open_sites, self.pool, seed=self.config.seed
-            )
+            modules = start_surrogates(self.teacher.module, self.open_sites, self.pool, seed=self.config.seed)
             paths = {key: self._surrogate_path(key) for key in modules}
             missing = {key: module for key, module in modules.items() if not paths[key].exists()}
             if missing:
@@ -238,7 +240,7 @@ class Run:
         stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
         batches = crop_batches(source, [stage], seed=self.config.seed, first_step=work.step)
         work.run((degraded for degraded, _ in batches), on_step)
-        errors = {key: error for key, error in fit_surrogates(modules, features).items()}
+        errors = fit_surrogates(modules, features)
         for key, module in modules.items():
             entry = {
                 "module": module.state_dict(),
@@ -269,7 +271,7 @@ class Run:
                 rows = self.store.json(
                     f"profile/{shape.replace(':', '_')}",
                     self._profile_key(names),
-                    lambda sites=sites, names=names: self._profile(sites[0], names),
+                    partial(self._profile, sites[0], names),
                 )
                 entries |= {(shape, name): _latency_from(row) for name, row in rows.items()}
             self.progress("profile", len(shapes), len(shapes) + 1)
@@ -295,9 +297,7 @@ class Run:
     def _profile(self, site: Site, operators: tuple[str, ...]) -> dict[str, Any]:
         """All operators at one site, timed in turns."""
         block, example = self.teacher.module.get_submodule(site.path), site.example(self.config.size)
-        modules = {
-            name: deploy(block if name == KEEP else self.pool[name].start(block, site)) for name in operators
-        }
+        modules = {name: deploy(block if name == KEEP else self.pool[name].start(block, site)) for name in operators}
         timed = measure_modules(
             self.device,
             {name: (module, example) for name, module in modules.items()},
@@ -349,7 +349,8 @@ class Run:
 
     def _measure_assignments(self, assignments: list[dict[str, str]]) -> list[dict[str, Any]]:
         networks = {
-            str(number): assemble(self.teacher.module, assignment, self.surrogates.modules)
+            # Calibrated, or what is frozen in many places at once may diverge, which devices refuse.
+            str(number): self.student_of(assignment)
             for number, assignment in enumerate(assignments)
         }
         return list(self._measure_whole(networks, self.config.device.whole_samples).values())
@@ -389,9 +390,7 @@ class Run:
     @cached_property
     def validation(self) -> tuple[Tensor, Tensor]:
         """The crops that the search judges by."""
-        return crops_of(
-            self.config.data, "validation", count=self.config.search.crops, size=self.config.size
-        )
+        return crops_of(self.config.data, "validation", count=self.config.search.crops, size=self.config.size)
 
     @cached_property
     def calibration(self) -> Tensor:
@@ -408,9 +407,7 @@ class Run:
 
     def student_of(self, assignment: Mapping[str, str]) -> nn.Module:
         """A new student, calibrated but not fine-tuned."""
-        return assemble(
-            self.teacher.module, assignment, self.surrogates.modules, calibration=self.calibration
-        )
+        return assemble(self.teacher.module, assignment, self.surrogates.modules, calibration=self.calibration)
 
     def search_with(self, method: str) -> SearchResult:
         """The search by one method; every evaluation is kept as soon as it is known."""
@@ -427,16 +424,20 @@ class Run:
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
             return np.array([[self._quality_loss_db(row, log), np.nan] for row in rows.tolist()])
 
-        return minimize(
-            costs,
-            [len(names) for names in options],
-            budget=budget,
-            method=method,
-            reference_point=(self.config.search.max_loss_db * 3, sum(row[0] for row in latencies)),
-            seed=self.config.seed,
-            known={1: latencies},
-            on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
-        )
+        try:
+            return minimize(
+                costs,
+                [len(names) for names in options],
+                budget=budget,
+                method=method,
+                reference_point=(self.config.search.max_loss_db * 3, sum(row[0] for row in latencies)),
+                seed=self.config.seed,
+                known={1: latencies},
+                on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
+            )
+        except EvaluationError as error:
+            # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
+            raise error.__cause__ or error from None
 
     def _search_key(self) -> dict[str, Any]:
         return {
@@ -522,27 +523,38 @@ class Run:
     def exports(self) -> dict[str, Export]:
         """Teacher and student as ONNX, with parity to PyTorch."""
         folder = self.store.root / "export"
-        examples = list(self.validation[0].split(1))[:3]
+        examples = torch.split(self.validation[0], 1)[:3]
         with self._timed("export"):
-            found = {}
+            found: dict[str, Export] = {}
             for name, module in (("teacher", self.teacher.module), ("student", self.finetuned[0])):
                 self.progress("export", len(found), 2)
                 found[name] = self._export(name, module, folder, examples)
         return found
 
-    def _export(self, name: str, module: nn.Module, folder: Path, examples: list[Tensor]) -> Export:
+    def _export(self, name: str, module: nn.Module, folder: Path, examples: Sequence[Tensor]) -> Export:
         key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
         key |= {"name": name, "assignment": self.assignment if name == "student" else None}
-        path = self.store.path(f"export/{name}", key, ".json")
-        if path.exists() and not (folder / f"{name}.onnx").exists():
-            path.unlink()
+        fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
 
         def make() -> dict[str, Any]:
             done = netgraft.export.export(module, folder, name, examples)
-            return {"size_bytes": done.size_bytes, "parity_max_abs": done.parity_max_abs}
+            return {
+                "size_bytes": done.size_bytes,
+                "parity_max_abs": done.parity_max_abs,
+                "content": _digest_of_files(fixed, dynamic),
+            }
 
         stored = self.store.json(f"export/{name}", key, make)
-        return Export(fixed=folder / f"{name}.onnx", dynamic=folder / f"{name}_dynamic.onnx", **stored)
+        if stored["content"] != _digest_of_files(fixed, dynamic):
+            # Gone, or of another config that used this folder in between: both export under the same name.
+            self.store.path(f"export/{name}", key, ".json").unlink()
+            stored = self.store.json(f"export/{name}", key, make)
+        return Export(
+            fixed=fixed,
+            dynamic=dynamic,
+            size_bytes=stored["size_bytes"],
+            parity_max_abs=stored["parity_max_abs"],
+        )
 
     @cached_property
     def test_images(self) -> list[ImagePair]:
@@ -561,14 +573,15 @@ class Run:
             scored = {}
             for number, (name, exported) in enumerate(models.items()):
                 self.progress("evaluate", number, len(models))
-                restorer = (lambda image: image) if exported is None else open_restorer(exported.fixed)
-                rows = self.store.json(
-                    f"evaluate/{name}",
-                    key if name == "student" else self.origin,
-                    lambda restorer=restorer: evaluate(restorer, self.test_images).as_rows(),
-                )
+                made_from = key if name == "student" else self.origin
+                rows = self.store.json(f"evaluate/{name}", made_from, partial(self._evaluate, exported))
                 scored[name] = Evaluation.from_rows(rows)
         return scored
+
+    def _evaluate(self, exported: Export | None) -> list[dict[str, Any]]:
+        """Scores of an exported network; None scores the degraded images as they are."""
+        restorer = (lambda image: image) if exported is None else open_restorer(exported.fixed)
+        return evaluate(restorer, self.test_images).as_rows()
 
     @cached_property
     def final_latency(self) -> dict[str, Latency]:
@@ -647,11 +660,11 @@ class _EvaluationLog:
         self.path = path
         self.known: dict[str, float] = {}
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     row = json.loads(line)
                     self.known[row["assignment"]] = row["quality_loss_db"]
-                except (ValueError, KeyError):
+                except (ValueError, KeyError, TypeError):
                     continue
 
     def __contains__(self, name: str) -> bool:
@@ -661,11 +674,27 @@ class _EvaluationLog:
         return self.known[name]
 
     def add(self, name: str, quality_loss_db: float) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            # Starting on a new line keeps a torn line from swallowing this one.
-            file.write("\n" + json.dumps({"assignment": name, "quality_loss_db": quality_loss_db}))
+        row = json.dumps({"assignment": name, "quality_loss_db": quality_loss_db})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                # Starting on a new line keeps a torn line from swallowing this one.
+                file.write("\n" + row)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be written: {error.strerror}; what was done before is kept"
+            ) from error
         self.known[name] = quality_loss_db
+
+
+def _digest_of_files(*paths: Path) -> str | None:
+    """Stands for what the files hold; None if one is missing."""
+    content = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            return None
+        content.update(hashlib.sha256(path.read_bytes()).digest())
+    return content.hexdigest()
 
 
 def _latency_row(entry: Latency | Unsupported) -> dict[str, Any]:
@@ -674,4 +703,3 @@ def _latency_row(entry: Latency | Unsupported) -> dict[str, Any]:
 
 def _latency_from(row: Mapping[str, Any]) -> Latency | Unsupported:
     return Unsupported(row["unsupported"]) if "unsupported" in row else Latency(**row)
-

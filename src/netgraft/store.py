@@ -57,6 +57,8 @@ class RunStore:
                 raise StoreError(
                     f"{self.root}: another netgraft is working in this folder; wait for it or use another --out"
                 ) from None
+            except OSError as error:
+                raise StoreError(f"{self.root}: cannot be locked: {error.strerror}; use a local folder") from error
             yield
 
     def path(self, name: str, key: Json, suffix: str) -> Path:

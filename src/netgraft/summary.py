@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from importlib import metadata
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from netgraft.data.images import ImagePair
 from netgraft.devices import Latency
-from netgraft.evaluate import PROTOCOL, Evaluation
+from netgraft.evaluate import PROTOCOL, Evaluation, eight_bits
 from netgraft.imaging import RgbImage, psnr_db
 from netgraft.nets.blocks import deploy
 from netgraft.nets.macs import count_macs
@@ -35,7 +36,14 @@ PACKAGES = ("netgraft", "torch", "onnxruntime", "onnx", "botorch", "numpy")
 
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on, by distribution."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            # netgraft itself, run from its source tree.
+            found[name] = "not installed"
+    return found
 
 
 def result(run: Run) -> dict[str, Any]:
@@ -65,7 +73,16 @@ def result(run: Run) -> dict[str, Any]:
     }
     figures["versions"] = versions()
     figures["seconds"] = run.seconds
-    return figures
+    return {name: _without_infinities(entry) for name, entry in figures.items()}
+
+
+def _without_infinities(value: Any) -> Any:
+    """JSON knows neither NaN (a rank correlation of equal values) nor infinity (the PSNR of equal images)."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _quality(evaluation: Evaluation) -> dict[str, float]:
@@ -155,9 +172,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         finetune=[FinetuneRow(step=step, loss=loss) for step, loss in enumerate(run.finetuned[1], start=1)],
         images=_images(run),
         crops=_crops(run),
-        refused=[
-            RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused
-        ],
+        refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
         ceiling=_ceiling(run),
         seconds=run.seconds,
     )
@@ -250,17 +265,14 @@ def _crops(run: Run, count: int = 4) -> list[Crop]:
     crops = []
     for image in run.test_images[:count]:
         degraded, clean, where = _busiest(image, run.config.size)
-        versions = {"degraded": degraded, "teacher": teacher(degraded), "student": student(degraded)}
-        crops.append(
-            Crop(
-                name=f"{image.name}, {where}",
-                degraded=_eight_bits(degraded),
-                teacher=_eight_bits(versions["teacher"]),
-                student=_eight_bits(versions["student"]),
-                clean=_eight_bits(clean),
-                psnr_db={name: psnr_db(version, clean) for name, version in versions.items()},
-            )
-        )
+        shown = {
+            "degraded": eight_bits(degraded),
+            "teacher": eight_bits(teacher(degraded)),
+            "student": eight_bits(student(degraded)),
+        }
+        target = eight_bits(clean)
+        scores = {name: psnr_db(version, target) for name, version in shown.items()}
+        crops.append(Crop(name=f"{image.name}, {where}", clean=target, psnr_db=scores, **shown))
     return crops
 
 
@@ -281,10 +293,6 @@ def _busiest(image: ImagePair, size: tuple[int, int]) -> tuple[RgbImage, RgbImag
     return image.degraded[cut], image.clean[cut], f"{w}x{h} at ({left}, {top})"
 
 
-def _eight_bits(image: RgbImage) -> Any:
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-
-
 def _ceiling(run: Run) -> dict[str, float]:
     """The most that the space could save at all: everything open at its cheapest option."""
     table = run.latency_table
@@ -292,5 +300,7 @@ def _ceiling(run: Run) -> dict[str, float]:
         table.operator_ms(site.path, KEEP) - min(table.operator_ms(site.path, name) for name in names)
         for site, names in zip(run.space.sites, run.space.options, strict=True)
     )
-    macs = sum(site.macs_share for site, names in zip(run.space.sites, run.space.options, strict=True) if len(names) > 1)
+    macs = sum(
+        site.macs_share for site, names in zip(run.space.sites, run.space.options, strict=True) if len(names) > 1
+    )
     return {"macs": macs, "latency": saved_ms / table.teacher.median_ms}

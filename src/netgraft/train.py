@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from netgraft.data.crops import CropStage
+from netgraft.errors import ConfigError
 from netgraft.nets.nafnet import NafNet, start_residuals
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -57,7 +58,7 @@ class TrainConfig(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Optimizer steps in all."""
         return sum(stage.steps for stage in self.crops)
 
 
@@ -82,9 +83,14 @@ def autocast(precision: Precision) -> torch.autocast:
 
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, step: int, decay: float) -> None:
-    """Move the weights of ``average`` towards those of ``module``, in place; faster in the first steps."""
+    """Move the weights of ``average`` towards those of ``module``, in place; faster in the first steps.
+
+    Buffers, such as the running statistics of an operator of one's own, are averages already: they are copied.
+    """
     weight = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), weight)
+    for mine, theirs in zip(average.buffers(), module.buffers(), strict=True):
+        mine.copy_(theirs)
 
 
 def new_network(network: NafNet, config: TrainConfig) -> NafNet:
@@ -118,9 +124,20 @@ class _LevelHeads(nn.Module):
 
 
 class Training:
-    """A training in progress, whose state can be saved and continued exactly. ``network`` is trained in place."""
+    """A training in progress, whose state can be saved and continued exactly. ``network`` is trained in place.
+
+    Raises:
+        ConfigError: deep supervision, and crops that do not divide evenly down to the lowest resolution.
+    """
 
     def __init__(self, network: NafNet, config: TrainConfig) -> None:
+        multiple = network.size_multiple
+        uneven = [stage.size for stage in config.crops if stage.size % multiple]
+        if config.deep_supervision and uneven:
+            raise ConfigError(
+                f"crops of {uneven[0]} pixels: deep supervision of this network needs multiples of {multiple}; "
+                "change the size, or set deep_supervision to 0"
+            )
         self.config = config
         self.network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -159,12 +176,10 @@ class Training:
             group["lr"] = rate
         with autocast(config.precision):
             restored = self.network(degraded)
-            coarse = (
-                self.heads.loss(features, degraded, clean) if config.deep_supervision else torch.zeros(())
-            )
+            coarse = self.heads.loss(features, degraded, clean) if config.deep_supervision else torch.zeros(())
         fine = psnr_loss(restored.float(), clean)
         self.optimizer.zero_grad()
-        (fine + config.deep_supervision * coarse).backward()
+        (fine + config.deep_supervision * coarse).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         self.optimizer.step()
         update_average(self.average, self.network, self.step, config.average)
@@ -173,7 +188,7 @@ class Training:
         self.gain_db = gain if math.isnan(self.gain_db) else 0.99 * self.gain_db + 0.01 * gain
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to continue: plain containers of tensors and numbers."""
+        """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""
         return {
             "step": self.step,
             "module": self.network.state_dict(),

@@ -125,3 +125,19 @@ def test_images_become_tensors_between_black_and_white() -> None:
         assert tensor.shape == (3, 1, 2)
         assert tensor[0].tolist() == [[0, pytest.approx(0.2)]]
         assert tensor[1].tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_is_one_line_wherever_it_happens(workers: int) -> None:
+    """A worker process hands over its traceback; the user sees what happened and no more."""
+    source = SyntheticSource([coordinates(16, 20, 1)], ShakeModel())
+    stage = CropStage(steps=1, size=17, batch=1)
+    with pytest.raises(DatasetError) as caught:
+        list(crop_batches(source, [stage], seed=0, workers=workers))
+    assert str(caught.value) == "an image of 20x16 pixels is smaller than the crops of 17: use smaller crops"
+
+
+def test_the_callers_randomness_is_left_alone() -> None:
+    random = torch.get_rng_state()
+    batches()
+    assert torch.equal(torch.get_rng_state(), random)

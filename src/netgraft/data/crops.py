@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from netgraft.data.degrade import Degradation, Image, Window
 from netgraft.data.pairs import Pair, load_pair
-from netgraft.errors import DatasetError
+from netgraft.errors import DatasetError, NetgraftError
 from netgraft.imaging import RgbImage
 
 
@@ -53,7 +53,7 @@ class SyntheticSource:
     def crop(self, size: int, rng: np.random.Generator) -> tuple[RgbImage, RgbImage]:
         frame = self.photos[int(rng.integers(len(self.photos)))]
         window = _random_window(frame, size, rng)
-        return self.degradation(frame, window, rng), _cut(frame, window)
+        return self.degradation(frame, window, rng), cut(frame, window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +65,18 @@ class PairedSource:
     def crop(self, size: int, rng: np.random.Generator) -> tuple[RgbImage, RgbImage]:
         degraded, clean = load_pair(self.pairs[int(rng.integers(len(self.pairs)))])
         window = _random_window(clean, size, rng)
-        return _cut(degraded, window), _cut(clean, window)
+        return cut(degraded, window), cut(clean, window)
 
 
 def _random_window(frame: RgbImage, size: int, rng: np.random.Generator) -> Window:
     h, w = frame.shape[:2]
     if min(h, w) < size:
         raise DatasetError(f"an image of {w}x{h} pixels is smaller than the crops of {size}: use smaller crops")
-    return Window(
-        top=int(rng.integers(h - size + 1)), left=int(rng.integers(w - size + 1)), height=size, width=size
-    )
+    return Window(top=int(rng.integers(h - size + 1)), left=int(rng.integers(w - size + 1)), height=size, width=size)
 
 
-def _cut(frame: RgbImage, window: Window) -> RgbImage:
+def cut(frame: RgbImage, window: Window) -> RgbImage:
+    """The window of an (h, w, 3) image, as a view."""
     return frame[window.top : window.top + window.height, window.left : window.left + window.width]
 
 
@@ -120,9 +119,17 @@ def crop_batches(
         start += stage.steps
         if not steps:
             continue
-        yield from DataLoader(
+        loader = DataLoader(
             Crops(source, stage.size, seed + number),
-            batch_sampler=[range(step * stage.batch, (step + 1) * stage.batch) for step in steps],  # type: ignore[arg-type]
+            batch_sampler=[list(range(step * stage.batch, (step + 1) * stage.batch)) for step in steps],
             num_workers=workers,
             prefetch_factor=8 if workers else None,
+            # Of its own, so that the caller's random numbers do not move on.
+            generator=torch.Generator().manual_seed(0),
         )
+        try:
+            yield from loader
+        except NetgraftError as error:
+            # A worker hands its whole traceback over as the message; what happened is its last line.
+            line = str(error).strip().splitlines()[-1]
+            raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error

@@ -6,8 +6,9 @@ Three splits never meet: ``train`` teaches, ``validation`` chooses, ``test`` is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from netgraft.data.crops import CropSource, PairedSource, SyntheticSource, image_tensor
+from netgraft.data.crops import CropSource, PairedSource, SyntheticSource, cut, image_tensor
 from netgraft.data.defocus import DefocusModel
 from netgraft.data.degrade import Degradation, Image, ShakeModel, Window
 from netgraft.data.pairs import LAYOUTS, Pair, SharpFolder, list_pairs, load_pair, synthetic_pair
@@ -28,7 +29,7 @@ from netgraft.names import lookup
 SHARP_SOURCES = ("embedded", "sharp")
 Split = Literal["train", "validation", "test"]
 HELD_OUT_EVERY = 10
-"""Of a dataset without a validation split, every 10th training pair chooses instead of teaching."""
+"""Of a dataset without a validation split, every 10th training scene chooses instead of teaching."""
 
 
 class DataConfig(BaseModel):
@@ -78,8 +79,9 @@ def degradation_of(config: DataConfig) -> Degradation:
 def train_source(config: DataConfig, *, fraction: float = 1.0, seed: int = 0) -> CropSource:
     """Where training crops come from; ``fraction`` of the images, at least one, drawn by ``seed``."""
     if config.source in SHARP_SOURCES:
-        frames = [image for _, image in _sharp(config, "train")]
-        return SyntheticSource(_part(frames, fraction, seed), degradation_of(config))
+        _, frames = _sharp(config, "train")
+        chosen = _part(range(len(frames)), fraction, seed)
+        return SyntheticSource([frames[i] for i in chosen], degradation_of(config))
     return PairedSource(_part(_pairs(config, "train"), fraction, seed))
 
 
@@ -95,7 +97,7 @@ def whole_images(config: DataConfig, split: Split) -> list[ImagePair]:
         return [ImagePair(name=pair.name, degraded=d, clean=c) for pair, d, c in _loaded(config, split)]
     degrade = degradation_of(config)
     images = []
-    for name, frame in _sharp(config, split):
+    for name, frame in zip(*_sharp(config, split), strict=True):
         # By name, so that an image is degraded alike whatever else is in the folder.
         degraded, clean = synthetic_pair(frame, degrade, config.seed + zlib.crc32(name.encode()))
         images.append(ImagePair(name=name, degraded=degraded, clean=clean))
@@ -109,26 +111,43 @@ def crops_of(
 
     Each crop is cut at a random place and, where the degradation is synthetic, degraded on its own.
     """
-    h, w = size
-    degraded, clean = [], []
-    sharp = _sharp(config, split) if config.source in SHARP_SOURCES else None
-    pairs = None if sharp is not None else _pairs(config, split)
-    for number in range(count):
-        rng = np.random.default_rng((config.seed, seed, number))
-        if sharp is not None:
-            name, frame = sharp[number % len(sharp)]
-            window = _window(frame, size, rng, name)
-            bad = degradation_of(config)(frame, window, rng)
-        else:
-            assert pairs is not None
-            # Evenly over a long list, so that a few crops do not all come from its first scene.
-            pair = pairs[number * len(pairs) // count if count < len(pairs) else number % len(pairs)]
-            whole, frame = load_pair(pair)
-            window = _window(frame, size, rng, pair.name)
-            bad = whole[window.top : window.top + h, window.left : window.left + w]
-        degraded.append(image_tensor(bad))
-        clean.append(image_tensor(frame[window.top : window.top + h, window.left : window.left + w]))
+    total, load = _views(config, split)
+    # Evenly over a long list, so that a few crops do not all come from its first scene.
+    picks = [number * total // count if count < total else number % total for number in range(count)]
+    crops: dict[int, tuple[Tensor, Tensor]] = {}
+    for pick in sorted(set(picks)):
+        # Each image is read once and forgotten: a whole data set may not fit into memory.
+        name, frame, view = load(pick)
+        for number in range(count):
+            if picks[number] == pick:
+                rng = np.random.default_rng((config.seed, seed, number))
+                window = _window(frame, size, rng, name)
+                crops[number] = image_tensor(view(window, rng)), image_tensor(cut(frame, window))
+    degraded, clean = zip(*(crops[number] for number in range(count)), strict=True)
     return torch.stack(degraded), torch.stack(clean)
+
+
+_View = Callable[[Window, np.random.Generator], RgbImage]
+"""The degraded view of a window of an image."""
+
+
+def _views(config: DataConfig, split: Split) -> tuple[int, Callable[[int], tuple[str, RgbImage, _View]]]:
+    """How many images a split has, and what reads one: its name, the clean image and its degraded view."""
+    if config.source in SHARP_SOURCES:
+        names, frames = _sharp(config, split)
+
+        def load_sharp(index: int) -> tuple[str, RgbImage, _View]:
+            frame = frames[index]
+            return names[index], frame, partial(degradation_of(config), frame)
+
+        return len(frames), load_sharp
+    pairs = _pairs(config, split)
+
+    def load_paired(index: int) -> tuple[str, RgbImage, _View]:
+        degraded, clean = load_pair(pairs[index])
+        return pairs[index].name, clean, lambda window, _: cut(degraded, window)
+
+    return len(pairs), load_paired
 
 
 def _window(frame: RgbImage, size: tuple[int, int], rng: np.random.Generator, name: str) -> Window:
@@ -142,12 +161,14 @@ def _window(frame: RgbImage, size: tuple[int, int], rng: np.random.Generator, na
     return Window(top=top, left=left, height=size[0], width=size[1])
 
 
-def _sharp(config: DataConfig, split: Split) -> list[tuple[str, Image]]:
+def _sharp(config: DataConfig, split: Split) -> tuple[list[str], Sequence[Image]]:
+    """Names and frames of a split; those of a folder are read as they are asked for."""
     if config.source == "embedded":
-        return [(photo.name, photo.image) for photo in photos(split)]
+        embedded = photos(split)
+        return [photo.name for photo in embedded], [photo.image for photo in embedded]
     assert config.root is not None
     folder = SharpFolder(config.root / split)
-    return list(zip((path.stem for path in folder.paths), folder, strict=True))
+    return [path.stem for path in folder.paths], folder
 
 
 def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
@@ -160,8 +181,12 @@ def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
     pairs = list_pairs(config.source, config.root, "train")
     if len(pairs) < 2:
         raise DatasetError(f"{config.root}: one training pair cannot both teach and choose: add more")
-    held = set(range(0, len(pairs), HELD_OUT_EVERY))
-    return tuple(pair for i, pair in enumerate(pairs) if (i in held) == (split == "validation"))
+    # Frames of one scene look alike, and stay on one side; where all are of one scene, or none is named, each counts.
+    scenes = [pair.name.rpartition("/")[0] or pair.name for pair in pairs]
+    if len(set(scenes)) == 1:
+        scenes = [pair.name for pair in pairs]
+    held = set(list(dict.fromkeys(scenes))[::HELD_OUT_EVERY])
+    return tuple(pair for pair, scene in zip(pairs, scenes, strict=True) if (scene in held) == (split == "validation"))
 
 
 def _loaded(config: DataConfig, split: Split) -> list[tuple[Pair, RgbImage, RgbImage]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from netgraft.devices.onnx_forms import use_convolution_forms
 from netgraft.errors import ExportError
+from netgraft.restore import SIZE_MULTIPLE
 
 OPSET = 18
 INPUT, OUTPUT = "x", "y"
@@ -30,13 +31,12 @@ NOISY_LOGGERS = (
 log = logging.getLogger(__name__)
 
 
-def to_onnx(
-    module: nn.Module, example: Tensor, path: Path, *, dynamic: bool = False, fast_forms: bool = True
-) -> None:
+def to_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic: bool = False, fast_forms: bool = True) -> None:
     """Write ``module`` as an ONNX file, whole or not at all; the module itself is left as it is.
 
     example: (1, c, h, w), the input shape of the file. With ``dynamic`` height and width are free, as long as
-    they are multiples of the module's ``size_multiple`` (1 for a module without one). ``fast_forms`` rewrites
+    they are multiples of the module's ``size_multiple`` (1 for a module without one), which the file's metadata
+    then note under that name. ``fast_forms`` rewrites
     layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx_forms`.
 
     Raises:
@@ -55,9 +55,7 @@ def to_onnx(
         raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def onnx_bytes(
-    module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True
-) -> bytes:
+def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True) -> bytes:
     """The content of the file that :func:`to_onnx` writes.
 
     Raises:
@@ -83,15 +81,23 @@ def onnx_bytes(
     if fast_forms:
         use_convolution_forms(program.model)
     _forget_sources(program.model)
+    if dynamic:
+        # Nothing in the graph says it, and whoever pads images for the file must know.
+        program.model.metadata_props[SIZE_MULTIPLE] = str(_size_multiple(module))
     content: bytes = program.model_proto.SerializeToString()
     return content
 
 
 def _free_sides(module: nn.Module) -> dict[int, Any]:
     """Symbolic height and width that are multiples of what the module needs."""
-    multiple = getattr(module, "size_multiple", 1)
+    multiple = _size_multiple(module)
     height, width = torch.export.Dim("h", min=1, max=1 << 14), torch.export.Dim("w", min=1, max=1 << 14)
     return {2: multiple * height, 3: multiple * width} if multiple > 1 else {2: height, 3: width}
+
+
+def _size_multiple(module: nn.Module) -> int:
+    """What the sides of the module's input must be multiples of."""
+    return int(getattr(module, "size_multiple", 1))
 
 
 def _forget_sources(model: Any) -> None:
@@ -130,9 +136,7 @@ def _quiet() -> Iterator[None]:
             contextlib.redirect_stdout(printed),
             contextlib.redirect_stderr(printed),
         ):
-            warnings.filterwarnings(
-                "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
-            )
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

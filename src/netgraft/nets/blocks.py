@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netgraft.nets.nafnet import LayerNorm2d, NafBlock
+from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d, NafBlock
 
 LEAK = 0.25
 """Negative slope of the convolutional operators: features are signed, and runtimes fuse a leaky ReLU."""
@@ -38,20 +38,20 @@ class Calibrated(nn.Module):
 
 
 @contextmanager
-def calibrating(module: nn.Module) -> Iterator[None]:
+def calibrating(module: nn.Module, kind: type[Calibrated] = Calibrated) -> Iterator[None]:
     """While open, a forward pass refits every calibrated module of ``module``, in place, in the order of the data.
 
     Each sees what the blocks before it, already calibrated, really produce: calibrating all of them on the
-    teacher's features at once lets their errors add up.
+    teacher's features at once lets their errors add up. kind: refit these alone.
     """
-    parts = [part for part in module.modules() if isinstance(part, Calibrated)]
-    for part in parts:
+    before = {part: part.calibrating for part in module.modules() if isinstance(part, kind)}
+    for part in before:
         part.calibrating = True
     try:
         yield
     finally:
-        for part in parts:
-            part.calibrating = False
+        for part, was in before.items():
+            part.calibrating = was
 
 
 class StaticNorm(Calibrated):
@@ -73,7 +73,7 @@ class StaticNorm(Calibrated):
     def calibrate(self, x: Tensor) -> None:
         """Least-squares fit, per channel, of the frozen to the exact norm, in place."""
         centered = x - x.mean(1, keepdim=True)
-        exact = centered * torch.rsqrt(centered.square().mean(1, keepdim=True) + 1e-6)
+        exact = centered * torch.rsqrt(centered.square().mean(1, keepdim=True) + LAYER_NORM_EPS)
         energy = centered.square().mean((0, 2, 3))
         self.scale.copy_((centered * exact).mean((0, 2, 3)) / energy.clamp_min(1e-12))
 
@@ -129,7 +129,8 @@ class StaticNafBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
         y = x + self.conv3(gated * self.sca(gated)) * self.beta
-        return y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+        out: Tensor = y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+        return out
 
     @torch.no_grad()
     def deploy(self) -> nn.Module:
@@ -163,7 +164,8 @@ class DeployedNafBlock(nn.Module):
         if self.sca is not None:
             gated = gated * self.sca(gated)
         y = x + self.conv3(gated)
-        return y + self.conv5(self.sg(self.conv4(self.norm2(y))))
+        out: Tensor = y + self.conv5(self.sg(self.conv4(self.norm2(y))))
+        return out
 
 
 def _fold_norm(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
@@ -174,9 +176,10 @@ def _fold_norm(norm: nn.Module, conv: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
 
 def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A 1x1 convolution from (out, in) weights and (out,) biases."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
-    conv.weight.data = weight.detach()[:, :, None, None].clone()
-    conv.bias.data = bias.detach().clone()  # type: ignore[union-attr]
+    # Made without data: random weights would be thrown away, and would move the caller's random numbers on.
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+    conv.weight = nn.Parameter(weight.detach()[:, :, None, None].clone())
+    conv.bias = nn.Parameter(bias.detach().clone())
     return conv
 
 
@@ -238,13 +241,14 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int, *, residual: bool) -> None:
         super().__init__()
-        self.conv: nn.Module = MergedConv(channels)
+        merged = MergedConv(channels)
+        self.conv: nn.Module = merged
         self.residual = residual
         if residual:
-            nn.init.zeros_(self.conv.direct)  # type: ignore[arg-type]
+            nn.init.zeros_(merged.direct)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.conv(x), LEAK)
+        y: Tensor = F.leaky_relu(self.conv(x), LEAK)
         return x + y if self.residual else y
 
 
@@ -262,7 +266,8 @@ class InvertedResidual(nn.Module):
         self.project = nn.Conv2d(wide, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+        change: Tensor = self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+        return x + change
 
 
 class PartialConv(nn.Module):
@@ -280,14 +285,18 @@ class PartialConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = torch.cat([self.spatial(x[:, : self.part]), x[:, self.part :]], dim=1)
-        return x + self.project(F.relu(self.expand(mixed)))
+        change: Tensor = self.project(F.relu(self.expand(mixed)))
+        return x + change
 
 
 class HalfResolution(nn.Module):
     """A NAF-style gated block at half the resolution: strided 2x2, gated depthwise 3x3, transposed 2x2 back.
 
-    x: (b, c, h, w) with even h and w -> the same.
+    x: (b, c, h, w) -> the same; an odd side is continued by one pixel.
     """
+
+    size_multiple = 2
+    """Sides that are multiples of this need no continuation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -296,8 +305,11 @@ class HalfResolution(nn.Module):
         self.grow = nn.ConvTranspose2d(channels, channels, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = self.depthwise(self.shrink(x)).chunk(2, dim=1)
-        return x + self.grow(first * second)
+        h, w = x.shape[-2:]
+        even = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x
+        first, second = self.depthwise(self.shrink(even)).chunk(2, dim=1)
+        grown: Tensor = self.grow(first * second)
+        return x + (grown[..., :h, :w] if h % 2 or w % 2 else grown)
 
 
 def transposed_from(up: nn.Sequential) -> nn.ConvTranspose2d:
@@ -305,21 +317,20 @@ def transposed_from(up: nn.Sequential) -> nn.ConvTranspose2d:
     conv = up[0]
     assert isinstance(conv, nn.Conv2d)
     out_channels = conv.out_channels // 4
-    transposed = nn.ConvTranspose2d(conv.in_channels, out_channels, 2, stride=2, bias=False)
+    transposed = nn.ConvTranspose2d(conv.in_channels, out_channels, 2, stride=2, bias=False, device="meta")
     # PixelShuffle sends channel 4c + 2i + j to pixel (2y + i, 2x + j) of channel c.
     kernel = conv.weight[:, :, 0, 0].reshape(out_channels, 2, 2, conv.in_channels)
-    transposed.weight.data = kernel.permute(3, 0, 1, 2).detach().clone()
+    transposed.weight = nn.Parameter(kernel.permute(3, 0, 1, 2).detach().clone(memory_format=torch.contiguous_format))
     return transposed
 
 
 def strided_from(down: nn.Conv2d) -> nn.Conv2d:
     """A strided 3x3 convolution that starts as the teacher's strided 2x2 one."""
     assert down.bias is not None
-    conv = nn.Conv2d(down.in_channels, down.out_channels, 3, stride=2, padding=1)
-    conv.weight.data.zero_()
-    # With padding 1 the kernel's centre stands on the first of the two pixels.
-    conv.weight.data[:, :, 1:, 1:] = down.weight.detach()
-    conv.bias.data = down.bias.detach().clone()  # type: ignore[union-attr]
+    conv = nn.Conv2d(down.in_channels, down.out_channels, 3, stride=2, padding=1, device="meta")
+    # With padding 1 the kernel's center stands on the first of the two pixels.
+    conv.weight = nn.Parameter(F.pad(down.weight.detach(), (1, 0, 1, 0)))
+    conv.bias = nn.Parameter(down.bias.detach().clone())
     return conv
 
 

@@ -36,7 +36,7 @@ class NafNetShape:
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of each pixel. x: (b, c, h, w) -> the same."""
+    """Layer normalization over the channels of each pixel. x: (b, c, h, w) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,9 +83,7 @@ class LocalPool2d(nn.Module):
         # Two running sums instead of one pooling over a huge window: the cost does not depend on its size.
         pooled = _window_mean(_window_mean(x, window_h, dim=2), window_w, dim=3)
         pad_h, pad_w = h - pooled.shape[2], w - pooled.shape[3]
-        return F.pad(
-            pooled, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2), mode="replicate"
-        )
+        return F.pad(pooled, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2), mode="replicate")
 
 
 def _window_mean(x: Tensor, window: int, dim: int) -> Tensor:
@@ -119,7 +117,8 @@ class NafBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
         y = x + self.conv3(gated * self.sca(gated)) * self.beta
-        return y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+        out: Tensor = y + self.conv5(self.sg(self.conv4(self.norm2(y)))) * self.gamma
+        return out
 
 
 class NafNet(nn.Module):
@@ -143,9 +142,7 @@ class NafNet(nn.Module):
         self.ups = nn.ModuleList()
         self.decoders = nn.ModuleList()
         for count in shape.decoder_blocks:
-            self.ups.append(
-                nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2))
-            )
+            self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
             channels //= 2
             self.decoders.append(_stage(channels, count))
         self.ending = nn.Conv2d(channels, shape.image_channels, 3, padding=1)
@@ -153,7 +150,9 @@ class NafNet(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Both sides of a feature map stay whole numbers when the image's sides are multiples of this."""
-        return 1 << len(self.downs)
+        # A block that halves the resolution on its own needs even maps, which only the lowest level may lack.
+        own = max((getattr(block, "size_multiple", 1) for block in self.middle_blks), default=1)
+        return int(own) << len(self.downs)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
@@ -168,8 +167,8 @@ class NafNet(nn.Module):
         y = self.middle_blks(y)
         for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
             y = decoder(up(y) + skip)
-        y = self.ending(y) + padded
-        return y[..., :h, :w] if pad_h or pad_w else y
+        restored: Tensor = self.ending(y) + padded
+        return restored[..., :h, :w] if pad_h or pad_w else restored
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:
@@ -193,11 +192,10 @@ def localize(net: NafNet, train_size: Sequence[int]) -> None:
     train_size: (h, w) in pixels of the training crops.
     """
     for path, pool in _pools_with_stride(net):
-        parent = net.get_submodule(path.rpartition(".")[0])
-        window = tuple(
-            size // pool * int(size * TLC_WINDOW) // size if size >= pool else 1 for size in train_size
-        )
-        parent[0] = LocalPool2d((window[0], window[1]))  # type: ignore[index]
+        attention = net.get_submodule(path.rpartition(".")[0])
+        assert isinstance(attention, nn.Sequential)
+        window = tuple(size // pool * int(size * TLC_WINDOW) // size if size >= pool else 1 for size in train_size)
+        attention[0] = LocalPool2d((window[0], window[1]))
 
 
 def _pools_with_stride(net: NafNet) -> list[tuple[str, int]]:

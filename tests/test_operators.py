@@ -1,0 +1,112 @@
+"""The pool: every operator fits where it says, and starts as it says."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from netgraft.errors import ConfigError
+from netgraft.nets.blocks import deploy
+from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
+from netgraft.operators import OPERATORS, Operator, operator_pool, options_for
+from netgraft.sites import KEEP, Site, find_sites
+
+
+def network() -> NafNet:
+    torch.manual_seed(0)
+    net = NafNet(NafNetShape(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)))
+    start_residuals(net, 0.3)
+    return net.eval()
+
+
+def cases() -> list[tuple[Site, str]]:
+    return [(site, name) for site in find_sites(network(), (32, 32)) for name in options_for(site, OPERATORS)[1:]]
+
+
+@pytest.mark.parametrize(("site", "name"), cases(), ids=lambda case: case if isinstance(case, str) else case.path)
+def test_every_operator_starts_with_the_shapes_of_its_site(site: Site, name: str) -> None:
+    """Before and after deployment; the teacher's block shares no memory with it and stays as it was."""
+    block = network().get_submodule(site.path)
+    before = copy.deepcopy(block.state_dict())
+    module = OPERATORS[name].start(block, site)
+    x = site.example((32, 32))
+    with torch.no_grad():
+        assert module(x).shape == block(x).shape
+        torch.testing.assert_close(deploy(module)(x), module(x), rtol=1e-4, atol=1e-5)
+        for parameter in module.parameters():
+            parameter.fill_(7.0)
+    for key, value in block.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", [name for name, op in OPERATORS.items() if op.learning == "exact"])
+def test_exact_operators_equal_the_teachers_block(name: str) -> None:
+    net = network()
+    fitting = [site for site in find_sites(net, (32, 32)) if site.kind == OPERATORS[name].kind]
+    assert len(fitting) == 2
+    for site in fitting:
+        block, x = net.get_submodule(site.path), site.example((32, 32))
+        torch.testing.assert_close(OPERATORS[name].start(block, site)(x), block(x), rtol=1e-5, atol=1e-6)
+
+
+def test_options_begin_with_keep_and_fit_the_kind_of_site() -> None:
+    pool = operator_pool(["conv3", "strided3", "drop", "transposed"])
+    options = {site.kind: options_for(site, pool) for site in find_sites(network(), (32, 32))}
+    assert options == {
+        "block": (KEEP, "conv3", "drop"),
+        "down": (KEEP, "strided3"),
+        "up": (KEEP, "transposed"),
+    }
+
+
+def own(name: str) -> Operator:
+    return Operator(
+        name=name,
+        kind="block",
+        start=lambda _, site: nn.Conv2d(site.in_channels, site.in_channels, 1),
+        learning="distill",
+        from_teacher=False,
+        description="a pointwise convolution",
+    )
+
+
+@pytest.fixture
+def custom(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("custom_operators")
+    module.POINT, module.KEEP, module.DROP = own("point"), own(KEEP), own("drop")  # type: ignore[attr-defined]
+    module.TEXT = "no operator"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "custom_operators", module)
+    return module
+
+
+@pytest.mark.usefixtures("custom")
+def test_an_operator_of_ones_own_takes_one_line() -> None:
+    pool = operator_pool([KEEP, "drop", "custom_operators:POINT", "drop"])
+    assert list(pool) == ["drop", "point"]
+    site = find_sites(network(), (32, 32))[0]
+    assert pool["point"].start(nn.Identity(), site)(site.example((32, 32))).shape == (1, 4, 32, 32)
+
+
+@pytest.mark.usefixtures("custom")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["conv3_re"], "did you mean 'conv3_res'"),
+        (["no_such_module:POINT"], "cannot be imported"),
+        (["custom_operators:NOTHING"], "cannot be imported"),
+        ([":POINT"], "cannot be imported"),
+        ([".relative:POINT"], "cannot be imported"),
+        (["custom_operators:TEXT"], "is a str"),
+        (["custom_operators:KEEP"], "'keep' exists already"),
+        (["drop", "custom_operators:DROP"], "'drop' exists already"),
+    ],
+)
+def test_wrong_names_are_refused_in_one_line(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        operator_pool(names)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,371 @@
+"""Whole runs on a small network and a device that needs no hardware: what comes out, and what a kill costs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import netgraft.export
+from netgraft import stages
+from netgraft.config import RunConfig, parse_config
+from netgraft.data.photos import photos
+from netgraft.devices import FakeDevice
+from netgraft.devices.fake import FakeRunnable
+from netgraft.distill import Distillation
+from netgraft.errors import ConfigError, StoreError
+from netgraft.finetune import Finetuning
+from netgraft.imaging import psnr_db, read_image, write_image
+from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
+from netgraft.pipeline import STAGES, refit
+from netgraft.stages import Run
+from netgraft.store import RunStore
+
+torch.set_num_threads(1)
+
+MS_PER_GMAC = 20.0
+"""What a run costs on the fake device."""
+SITES = ["encoders.0.0", "encoders.1.0", "middle_blks.0", "ups.1", "decoders.1.0"]
+STEPS = 5
+BUDGET = 10
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nothing stopped."""
+
+    config: RunConfig
+    out: Path
+    figures: dict[str, Any]
+    calls: Counter[str]
+
+
+def settings(root: Path, **changes: dict[str, Any]) -> RunConfig:
+    """A run at 64x64 on crops of three photographs, with a network of width 8."""
+    values: dict[str, Any] = {
+        "size": [64, 64],
+        "teacher": {"path": str(root / "teacher.safetensors")},
+        "data": {"source": "sharp", "root": str(root / "photos"), "strength_px": [2.0, 6.0]},
+        "saliency": {"metrics": ["snip", "plain"], "crops": 2, "crop": 32},
+        "space": {
+            "sites": SITES,
+            "operators": ["drop", "naf_static", "conv3_res", "transposed"],
+            "protect_top": 1,
+            "protect_by": "snip",
+        },
+        "distill": {"steps": STEPS, "batch": 2, "crop": 32, "data_fraction": 1.0},
+        "device": {"name": "fake", "samples": 3, "whole_samples": 3, "final_samples": 5, "check_networks": 3},
+        "search": {"budget": BUDGET, "crops": 2, "calibration": 1, "baselines": ["random"], "max_loss_db": 3.0},
+        "finetune": {"steps": STEPS, "batch": 2, "crop": 32},
+    }
+    for name, change in changes.items():
+        values[name] = {**values[name], **change} if isinstance(change, dict) else change
+    return parse_config(values, "test")
+
+
+def counting(patched: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the units of work from now on."""
+    calls: Counter[str] = Counter()
+
+    def count(owner: object, name: str, label: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls[label] += 1
+            return original(*args, **kwargs)
+
+        patched.setattr(owner, name, counted)
+
+    count(stages, "saliency", "saliency")
+    count(stages, "fit_surrogates", "fit")
+    count(Distillation, "_learn", "distill")
+    count(stages, "measure_modules", "measure")
+    count(stages, "batch_psnr_db", "quality")
+    count(Finetuning, "_learn", "finetune")
+    count(netgraft.export, "export", "export")
+    count(stages, "evaluate", "evaluate")
+    return calls
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a data set: four photographs of 96x112 pixels."""
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    net = NafNet(NafNetShape(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)))
+    start_residuals(net, 0.2)
+    nn.init.normal_(net.ending.weight, std=0.02)
+    save_weights(net, folder / "teacher.safetensors")
+    for split, count in (("train", 2), ("validation", 1), ("test", 2)):
+        (folder / "photos" / split).mkdir(parents=True)
+        for photo in photos(split)[:count]:
+            write_image(folder / "photos" / split / f"{photo.name}.png", photo.image[100:196, 100:212])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    config, out = settings(root), tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        calls = counting(patched)
+        figures = refit(config, out)
+    return Whole(config=config, out=out, figures=figures, calls=calls)
+
+
+@pytest.fixture
+def copied(whole: Whole, tmp_path: Path) -> Path:
+    """A copy of the finished run's folder, to be damaged."""
+    return Path(shutil.copytree(whole.out, tmp_path / "run"))
+
+
+def opened(whole: Whole, folder: Path) -> Run:
+    return Run(whole.config, RunStore(folder))
+
+
+def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry for name, entry in figures.items() if name != "seconds"}
+
+
+def test_the_result_has_its_documented_form(whole: Whole) -> None:
+    text = (whole.out / "result.json").read_text()
+    result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert result == whole.figures
+    assert result["schema"] == 1
+    for name in ("teacher", "student"):
+        assert {"psnr_db", "ssim", "latency_ms", "macs", "params"} <= result[name].keys()
+        assert result[name]["latency_ms"].keys() == {"median", "q25", "q75"}
+    assert {"psnr_db", "ssim"} <= result["degraded"].keys()
+    assert 0 <= result["student"]["parity_max_abs"] <= 1e-3
+    assert {"device", "protocol", "seconds"} <= result.keys()
+    assert result["device"]["backend"] == "fake"
+    assert result["seconds"].keys() >= {"saliency", "distill", "profile", "search", "finetune", "export"}
+    assert all(spent >= 0 for spent in result["seconds"].values())
+    assert result["front"]
+    for point in result["front"]:
+        assert point.keys() == {"assignment", "quality_loss_db", "latency_ms", "measured"}
+    assert (whole.out / "report.html").read_text().startswith("<!")
+
+
+def test_one_site_is_protected_and_the_others_are_assigned(whole: Whole) -> None:
+    run = opened(whole, whole.out)
+    scores = dict(zip((site.path for site in run.sites), run.saliency["snip"], strict=True))
+    most_salient = max(SITES, key=lambda path: scores[path])
+    left = [path for path in SITES if path != most_salient]
+    for point in (whole.figures["student"], *whole.figures["front"]):
+        assert list(point["assignment"]) == left
+    offered = {"block": {"keep", "drop", "naf_static", "conv3_res"}, "up": {"keep", "transposed"}}
+    for site, names in zip(run.space.sites, run.space.options, strict=True):
+        assert names[0] == "keep"
+        refused = {row.operator for row in run.space.refused if row.site == site.path}
+        assert {*names, *refused} == offered[site.kind]
+        assert not refused & set(names)
+
+
+def test_the_front_holds_no_point_that_another_beats(whole: Whole) -> None:
+    points = [(point["quality_loss_db"], point["latency_ms"]) for point in whole.figures["front"]]
+    for a in points:
+        assert not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in points)
+    run = opened(whole, whole.out)
+    assert len(run.search.costs) == BUDGET
+    for loss, latency in run.search.costs.tolist():
+        assert any(p[0] <= loss and p[1] <= latency + 1e-9 for p in points)
+
+
+def test_the_student_is_the_fastest_within_the_limit(whole: Whole) -> None:
+    allowed = [p for p in whole.figures["front"] if p["quality_loss_db"] <= 3.0]
+    fastest = min(allowed, key=lambda p: p["latency_ms"])
+    assert whole.figures["student"]["assignment"] == fastest["assignment"]
+    assert any(name != "keep" for name in fastest["assignment"].values())
+
+
+def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
+    for name in ("teacher", "student"):
+        latency = whole.figures[name]["latency_ms"]
+        expected = MS_PER_GMAC * whole.figures[name]["macs"] / 1e9
+        assert list(latency.values()) == pytest.approx([expected] * 3)
+    # On this device, blocks add up exactly.
+    assert whole.figures["additivity"]["mape_percent"] == pytest.approx(0, abs=1e-6)
+    student = whole.figures["student"]["assignment"]
+    point = next(p for p in whole.figures["front"] if p["assignment"] == student)
+    assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
+
+
+def test_scores_are_those_of_the_exported_files(whole: Whole) -> None:
+    """One tile of each test image, run by hand: no other network than the one that ships was scored."""
+    session = onnxruntime.InferenceSession(whole.out / "export" / "student.onnx")
+    run = opened(whole, whole.out)
+    image = run.test_images[0]
+    x = image.degraded[:64, :64].astype(np.float32).transpose(2, 0, 1)[None] / 255
+    student, _ = run.finetuned
+    with torch.no_grad():
+        expected = student(torch.from_numpy(x)).numpy()
+    assert np.abs(session.run(["y"], {"x": x})[0] - expected).max() < 1e-3
+    clean = [read_image(path) for path in sorted(Path(str(whole.config.data.root), "test").iterdir())]
+    scores = [psnr_db(item.degraded, good) for item, good in zip(run.test_images, clean, strict=True)]
+    assert whole.figures["degraded"]["psnr_db"] == pytest.approx(np.mean(scores))
+
+
+def test_the_same_command_again_repeats_nothing(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(whole.calls) == {
+        "saliency", "fit", "distill", "measure", "quality", "finetune", "export", "evaluate"
+    }  # fmt: skip
+    assert whole.calls["distill"] == whole.calls["finetune"] == STEPS
+    before = {path: path.stat().st_mtime_ns for path in (whole.out / "export").iterdir()}
+    calls = counting(monkeypatch)
+    again = refit(whole.config, whole.out)
+    assert calls == Counter()
+    assert without_seconds(again) == without_seconds(whole.figures)
+    assert {path: path.stat().st_mtime_ns for path in (whole.out / "export").iterdir()} == before
+
+
+def test_a_kill_anywhere_changes_nothing(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the distillation, the search and the fine-tuning, then left alone: bit for bit the same."""
+    monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
+    calls = counting(monkeypatch)
+    out = tmp_path / "run"
+    for stage, at in (("distill", 3), ("search auto", 4), ("finetune", 3)):
+
+        def kill(now: str, done: int, total: int, stage: str = stage, at: int = at) -> None:
+            assert 0 <= done <= total
+            if (now, done) == (stage, at):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            refit(whole.config, out, kill)
+        assert not (out / "result.json").exists()
+    figures = refit(whole.config, out)
+    # A kill costs the step that it hit and no other; what was evaluated or measured is not done again.
+    assert calls["distill"] == calls["finetune"] == STEPS + 1
+    assert calls["measure"] == whole.calls["measure"]
+    assert calls["export"] == 2
+    # The teacher's own quality is asked for again by the session that continues the search.
+    assert calls["quality"] == whole.calls["quality"] + 1
+    killed, left_alone = opened(whole, out), opened(whole, whole.out)
+    assert killed.surrogates.losses == left_alone.surrogates.losses
+    assert killed.surrogates.errors == left_alone.surrogates.errors
+    assert killed.finetuned[1] == left_alone.finetuned[1]
+    assert len(killed.finetuned[1]) == STEPS
+    for name in ("teacher", "student"):
+        # The fake clock starts anew in each session, so that differences of its times round otherwise.
+        latency = whole.figures[name]["latency_ms"]
+        assert figures[name].pop("latency_ms") == pytest.approx(latency, rel=1e-9)
+        assert figures[name] == {k: v for k, v in whole.figures[name].items() if k != "latency_ms"}
+    assert figures["front"] == whole.figures["front"]
+    assert figures["degraded"] == whole.figures["degraded"]
+    assert not list((out / "artifacts" / "surrogates").glob("progress*"))
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_can_be_asked_for_alone(stage: str, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counting(monkeypatch)
+    STAGES[stage](opened(whole, whole.out))
+    assert calls == Counter()
+
+
+def test_files_of_another_student_are_not_taken_for_this_ones(whole: Whole, copied: Path) -> None:
+    """Two configs may use one folder in turns, and both export under the same name."""
+    export = copied / "export"
+    shutil.copy(export / "teacher.onnx", export / "student.onnx")
+    found = opened(whole, copied).exports["student"]
+    assert found.size_bytes == found.fixed.stat().st_size == whole.figures["student"]["size_bytes"]
+    x = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    ours, original = (
+        onnxruntime.InferenceSession(folder / "export" / "student.onnx").run(["y"], {"x": x})[0]
+        for folder in (copied, whole.out)
+    )
+    np.testing.assert_array_equal(ours, original)
+
+
+def test_a_full_disk_stops_the_search_and_keeps_what_was_done(
+    whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied / "artifacts" / "search")
+    plain_open, written = Path.open, []
+
+    def full_after_three(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "a":
+            written.append(path)
+            if len(written) > 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain_open(path, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full_after_three)
+        with pytest.raises(StoreError, match="No space left") as caught:
+            opened(whole, copied).search  # noqa: B018
+    assert "\n" not in str(caught.value)
+    kept = [json.loads(line) for line in written[0].read_text().splitlines() if line]
+    before = next((whole.out / "artifacts" / "search").glob("*.jsonl")).read_text().splitlines()
+    assert kept == [json.loads(line) for line in before if line][:3]
+
+
+def test_a_torn_line_costs_one_evaluation(whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (log,) = (copied / "artifacts" / "search").glob("*.jsonl")
+    lines = log.read_text().splitlines()
+    log.write_bytes("\n".join([*lines[:-1], lines[-1][: len(lines[-1]) // 2]]).encode() + b"\xff\n5\n[]")
+    calls = counting(monkeypatch)
+    run = opened(whole, copied)
+    assert (run.search.costs == opened(whole, whole.out).search.costs).all()
+    assert len(run.baselines["random"].costs) == BUDGET
+    # The one that was torn, and the teacher that it is compared with.
+    assert calls == Counter(quality=2)
+
+
+class FileDevice(FakeDevice):
+    """Also runs files; the student's takes 3 ms, any other 7."""
+
+    def load(self, path: Path) -> FakeRunnable:
+        assert path.is_file()
+        return FakeRunnable(nn.Identity(), 3.0 if path.name == "student.onnx" else 7.0, self.clock)
+
+
+def test_a_device_that_runs_files_times_what_ships(whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copied / "artifacts" / "measure")
+    monkeypatch.setattr(stages, "open_device", lambda name, threads: FileDevice())
+    timed = opened(whole, copied).final_latency
+    assert timed["teacher"].median_ms == pytest.approx(7.0)
+    assert timed["student"].median_ms == pytest.approx(3.0)
+
+
+def test_a_damaged_artifact_is_named(whole: Whole, copied: Path) -> None:
+    path = next((copied / "artifacts" / "surrogates").glob("*.pt"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match="damaged; delete it") as caught:
+        refit(whole.config, copied)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    assert opened(whole, copied).surrogates.losses == opened(whole, whole.out).surrogates.losses
+
+
+def test_two_cannot_work_in_one_folder(whole: Whole) -> None:
+    with RunStore(whole.out).lock(), pytest.raises(StoreError, match="another netgraft"):
+        refit(whole.config, whole.out)
+
+
+def test_a_space_in_which_nothing_may_change_is_refused(root: Path, tmp_path: Path) -> None:
+    run = Run(settings(root, space={"protect_top": 5}), RunStore(tmp_path))
+    with pytest.raises(ConfigError, match="all 5 sites are protected"):
+        run.search  # noqa: B018
+
+
+def test_a_size_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
+    """Six levels need multiples of 64."""
+    net = NafNet(NafNetShape(width=1, encoder_blocks=(0,) * 6, middle_blocks=0, decoder_blocks=(0,) * 6))
+    save_weights(net, tmp_path / "deep.safetensors")
+    config = parse_config({"size": [64, 80], "teacher": {"path": str(tmp_path / "deep.safetensors")}}, "test")
+    with pytest.raises(ConfigError, match=r"\[64, 80\].*multiples of 64"):
+        Run(config, RunStore(tmp_path / "run")).sites  # noqa: B018
