@@ -36,7 +36,7 @@ from netgraft.devices import (
     measure_modules,
     open_device,
 )
-from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates
+from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates, surrogate_errors
 from netgraft.errors import ConfigError, DeviceError, StoreError
 from netgraft.evaluate import Evaluation, batch_psnr_db, evaluate
 from netgraft.export import Export
@@ -217,7 +217,7 @@ class Run:
         )
 
     def _surrogate_path(self, key: SurrogateKey) -> Path:
-        made_from = {"origin": self.origin, "distill": self.config.distill.model_dump(), "key": key}
+        made_from = {"schema": 1, "origin": self.origin, "distill": self.config.distill.model_dump(), "key": key}
         return self.store.path(f"surrogates/{key[0]}.{key[1]}", made_from, ".pt")
 
     def _distill(self, modules: dict[SurrogateKey, nn.Module], paths: Mapping[SurrogateKey, Path]) -> None:
@@ -240,7 +240,7 @@ class Run:
         stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
         batches = crop_batches(source, [stage], seed=self.config.seed, first_step=work.step)
         work.run((degraded for degraded, _ in batches), on_step)
-        errors = fit_surrogates(modules, features)
+        errors = surrogate_errors(modules, features)
         for key, module in modules.items():
             entry = {
                 "module": module.state_dict(),

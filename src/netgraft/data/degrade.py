@@ -144,8 +144,9 @@ def _translation(x: float, y: float) -> NDArray[np.float64]:
 
 def add_noise(linear: Linear, noise: SensorNoise, rng: np.random.Generator) -> Linear:
     """Shot and read noise added to (h, w, 3) linear light."""
-    deviation = np.sqrt(noise.shot * np.maximum(linear, 0) + noise.read**2, dtype=np.float32)
-    return linear + deviation * rng.standard_normal(linear.shape, dtype=np.float32)
+    deviation = np.sqrt(noise.shot * np.maximum(linear, 0) + noise.read**2).astype(np.float32)
+    noisy: Linear = linear + deviation * rng.standard_normal(linear.shape, dtype=np.float32)
+    return noisy
 
 
 def to_bytes(linear: Linear) -> Image:
