@@ -121,8 +121,7 @@ def main() -> None:
         for method in methods:
             mine = [record for record in new if record["method"] == method]
             early, late, seconds = (
-                np.array([record[key] for record in mine], dtype=float)
-                for key in ("at_50", "at_end", "seconds")
+                np.array([record[key] for record in mine], dtype=float) for key in ("at_50", "at_end", "seconds")
             )
             print(
                 f"{strength:<13}{method:<10}{early.mean():>7.3f}{early.min():>7.3f}{late.mean():>8.3f}"

@@ -18,6 +18,7 @@ from netgraft.imaging import read_image
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.nafnet import NafNet, NafNetShape
 
+
 @dataclass(frozen=True)
 class Outcome:
     returncode: int
@@ -35,12 +36,13 @@ def netgraft(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["netgraft", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
+        code: object = 0
+        try:
             main()
-            sys.exit(0)
+        except SystemExit as stop:
+            code = stop.code or 0
         output = capfd.readouterr()
-        code = stop.value.code
-        return Outcome(int(code) if isinstance(code, int) else 0 if code is None else 1, output.out, output.err)
+        return Outcome(int(str(code)), output.out, output.err)
 
     return run
 

@@ -89,14 +89,14 @@ def counting(patched: pytest.MonkeyPatch) -> Counter[str]:
 
         patched.setattr(owner, name, counted)
 
-    count(stages, "saliency", "saliency")
-    count(stages, "fit_surrogates", "fit")
+    count(stages.teacher, "saliency", "saliency")
+    count(stages.surrogates, "fit_surrogates", "fit")
     count(Distillation, "_learn", "distill")
-    count(stages, "measure_modules", "measure")
-    count(stages, "batch_psnr_db", "quality")
+    count(stages.latency, "measure_modules", "measure")
+    count(stages.search, "batch_psnr_db", "quality")
     count(Finetuning, "_learn", "finetune")
     count(netgraft.export, "export", "export")
-    count(stages, "evaluate", "evaluate")
+    count(stages.run, "evaluate", "evaluate")
     return calls
 
 
@@ -233,7 +233,7 @@ def test_the_same_command_again_repeats_nothing(whole: Whole, monkeypatch: pytes
 
 def test_a_kill_anywhere_changes_nothing(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the distillation, the search and the fine-tuning, then left alone: bit for bit the same."""
-    monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(stages.folder, "CHECKPOINT_SECONDS", 0.0)
     calls = counting(monkeypatch)
     out = tmp_path / "run"
     for stage, at in (("distill", 3), ("search auto", 4), ("finetune", 3)):
@@ -335,7 +335,7 @@ class FileDevice(FakeDevice):
 
 def test_a_device_that_runs_files_times_what_ships(whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copied / "artifacts" / "measure")
-    monkeypatch.setattr(stages, "open_device", lambda name, threads: FileDevice())
+    monkeypatch.setattr(stages.latency, "open_device", lambda name, threads: FileDevice())
     timed = opened(whole, copied).final_latency
     assert timed["teacher"].median_ms == pytest.approx(7.0)
     assert timed["student"].median_ms == pytest.approx(3.0)

@@ -176,9 +176,7 @@ def test_grasp_by_finite_differences(tiny: tuple[Tiny, Tensor, Tensor]) -> None:
     weights, step = weights_of(net), 1e-4
     gradient = grad(loss_of(net, x, clean))
     g = gradient(weights)
-    ahead, behind = (
-        gradient({name: w + side * step * g[name] for name, w in weights.items()}) for side in (1, -1)
-    )
+    ahead, behind = (gradient({name: w + side * step * g[name] for name, w in weights.items()}) for side in (1, -1))
     hg = {name: (ahead[name] - behind[name]) / (2 * step) for name in weights}
     expected = by_site({name: -(weights[name] * hg[name]).sum() for name in weights})
     np.testing.assert_allclose(saliency(net, x, clean, SITES, metric="grasp"), expected, rtol=1e-3)
@@ -213,9 +211,7 @@ def test_fisher_by_definition(tiny: tuple[Tiny, Tensor, Tensor]) -> None:
         else:
             per_channel = product.sum((2, 3)).square().mean(0) / 2
         weight = net.get_submodule(layer).weight
-        expected[f"{layer}.weight"] = sum(
-            float(per_channel[o]) * weight[o].numel() for o in range(weight.shape[0])
-        )
+        expected[f"{layer}.weight"] = sum(float(per_channel[o]) * weight[o].numel() for o in range(weight.shape[0]))
     np.testing.assert_allclose(saliency(net, x, clean, SITES, metric="fisher"), by_site(expected), rtol=1e-4)
 
 
@@ -260,19 +256,14 @@ def test_psnr_loss_is_minus_the_psnr() -> None:
 
 @pytest.mark.parametrize("metric", list(METRICS))
 @pytest.mark.parametrize("inference", [False, True])
-def test_the_callers_network_is_untouched(
-    tiny: tuple[Tiny, Tensor, Tensor], metric: str, inference: bool
-) -> None:
+def test_the_callers_network_is_untouched(tiny: tuple[Tiny, Tensor, Tensor], metric: str, inference: bool) -> None:
     """Values, gradients, modes, hooks, what takes gradients: all as before, also when gradients are off."""
     net, x, clean = tiny
     net.train()
     net.early["deep"].eval()
     net.late.weight.requires_grad_(False)
     net(x).sum().backward()
-    before = {
-        name: (p.clone(), p.grad.clone() if p.grad is not None else None)
-        for name, p in net.named_parameters()
-    }
+    before = {name: (p.clone(), p.grad.clone() if p.grad is not None else None) for name, p in net.named_parameters()}
     with torch.inference_mode(inference):
         first = saliency(net, x, clean, SITES, metric=metric)
     for name, p in net.named_parameters():
@@ -300,9 +291,7 @@ def test_a_path_does_not_catch_its_namesakes() -> None:
     """Site ``b.1`` is not the beginning of ``b.10``."""
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(11)))
     x = torch.rand(1, 3, 4, 4)
-    first, tenth, whole = (
-        saliency(Wrapped(net), x, x / 2, [Place(p)], metric="snip")[0] for p in ("b.1", "b.10", "b")
-    )
+    first, tenth, whole = (saliency(Wrapped(net), x, x / 2, [Place(p)], metric="snip")[0] for p in ("b.1", "b.10", "b"))
     singles = saliency(Wrapped(net), x, x / 2, [Place(f"b.{i}") for i in range(11)], metric="snip")
     assert first == singles[1]
     assert tenth == singles[10]
@@ -342,9 +331,7 @@ def test_errors_say_what_is_wrong(tiny: tuple[Tiny, Tensor, Tensor]) -> None:
     net, x, clean = tiny
     with pytest.raises(ConfigError, match="did you mean 'synflow'"):
         saliency(net, x, clean, SITES, metric="synflo")
-    with pytest.raises(
-        ConfigError, match=r"unknown loss 'mae': did you mean 'mse'\? the choices are mse, l1, psnr"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown loss 'mae': did you mean 'mse'\? the choices are mse, l1, psnr"):
         saliency(net, x, clean, SITES, metric="snip", loss="mae")
     with pytest.raises(ConfigError, match="unknown site 'earl': did you mean 'early'"):
         saliency(net, x, clean, [Place("earl")], metric="snip")

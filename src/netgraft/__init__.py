@@ -1,5 +1,7 @@
 """netgraft refits a pretrained image-restoration network to the device it ships on.
 
+In ten lines::
+
     import netgraft as ng
     teacher = ng.load_teacher("NAFNet-GoPro-width32.pth")
     sites = ng.find_sites(teacher.module)

@@ -38,11 +38,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as t
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, paper, tiny.")]
 TeacherFile = Annotated[
-    Path | None, typer.Option("--teacher", help="A NAFNet checkpoint (.pth, .safetensors); by default the embedded one.")
+    Path | None, typer.Option("--teacher", help="A NAFNet checkpoint; by default the embedded one.")
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option("--max-loss-db", help="The student is the fastest assignment that loses at most this before fine-tuning."),
+    typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
 ]
 
 
@@ -184,10 +184,10 @@ def _restore_jobs(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="An .onnx, .pth or .safetensors file, or 'embedded'.")],
-    dataset: Annotated[str, typer.Option(help="embedded, sharp, folder, gopro, hide, realblur_j, realblur_r, dpdd.")] = "embedded",
+    dataset: Annotated[str, typer.Option(help="embedded, sharp, folder, gopro, hide, ...")] = "embedded",
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     degradation: Annotated[str, typer.Option(help="shake or defocus, for sharp photographs.")] = "shake",
-    tlc: Annotated[int | None, typer.Option(help="Training crop of a network to be judged with local statistics.")] = None,
+    tlc: Annotated[int | None, typer.Option(help="Training crop, for local statistics.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Write the scores of every image here.")] = None,
     as_json: Json = False,
@@ -197,9 +197,9 @@ def evaluate(
     from netgraft.data.images import whole_images
     from netgraft.evaluate import PROTOCOL
     from netgraft.evaluate import evaluate as judge
+    from netgraft.files import write_atomically
     from netgraft.nets.load import load_teacher
     from netgraft.restore import open_restorer
-    from netgraft.files import write_atomically
 
     data = parse_config(
         {"data": {"source": dataset, "root": root, "degradation": degradation}}, "netgraft evaluate"
@@ -294,9 +294,7 @@ def train(
             progress(f"train {now.gain_db:+.2f} dB", now.step, recipe.steps)
 
         done = pretrain(shape, recipe, images, out, start=start, minutes=minutes, on_step=on_step)
-    out_console.print(
-        f"{done.steps} steps: {done.degraded_db:.2f} -> {done.restored_db:.2f} dB on validation crops"
-    )
+    out_console.print(f"{done.steps} steps: {done.degraded_db:.2f} -> {done.restored_db:.2f} dB on validation crops")
     out_console.print(f"weights: {done.weights}")
     _finish(dataclasses.asdict(done) | {"weights": str(done.weights)}, as_json)
 
@@ -334,18 +332,16 @@ def devices(
     _finish({"devices": rows}, as_json)
 
 
-def _config(
-    out: Path, path: Path | None, preset: str | None, teacher: Path | None, max_loss_db: float | None
-) -> Any:
+def _config(out: Path, path: Path | None, preset: str | None, teacher: Path | None, max_loss_db: float | None) -> Any:
     """The config of a run folder: from the arguments, or the one that the folder was begun with."""
     from netgraft.config import PRESETS, load_config, parse_config
-    from netgraft.names import lookup
     from netgraft.files import write_atomically
+    from netgraft.names import lookup
     from netgraft.store import RunStore
 
     stored = out / "config.json"
     if path is not None and preset is not None:
-        raise ConfigError("name a config or a --preset, not both; a config can begin with preset = \"NAME\"")
+        raise ConfigError('name a config or a --preset, not both; a config can begin with preset = "NAME"')
     if path is not None:
         config = load_config(path)
     elif preset is not None:
@@ -400,7 +396,7 @@ def _bars() -> Iterator[Any]:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
-            name = stage.split()[0]
+            name = stage.split(maxsplit=1)[0]
             if name not in tasks:
                 for task in tasks.values():
                     bars.update(task, completed=bars.tasks[task].total)

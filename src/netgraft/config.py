@@ -168,9 +168,7 @@ class RunConfig(_Strict):
 def demo_preset() -> RunConfig:
     """The embedded network and photographs on one thread of this machine's processor, within ten minutes."""
     return RunConfig(
-        space=SpaceConfig(
-            operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")
-        ),
+        space=SpaceConfig(operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")),
         distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
         device=DeviceConfig(whole_samples=8),
         search=SearchConfig(budget=120, crops=6, max_loss_db=0.4),

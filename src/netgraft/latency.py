@@ -53,9 +53,7 @@ class LatencyTable:
         for path in self.site_keys:
             entry = self.entry(path, KEEP)
             if isinstance(entry, Unsupported):
-                raise DeviceError(
-                    f"the device does not run the teacher's own block at {path}: {entry.reason}"
-                )
+                raise DeviceError(f"the device does not run the teacher's own block at {path}: {entry.reason}")
             blocks_ms += entry.median_ms
         object.__setattr__(self, "rest_ms", self.teacher.median_ms - blocks_ms)
 
@@ -103,13 +101,9 @@ class LatencyTable:
 
     def fixed_ms(self, paths: Sequence[str]) -> float:
         """What the network costs outside of these sites: the rest, and the sites that keep their block."""
-        return self.rest_ms + sum(
-            self.operator_ms(path, KEEP) for path in self.site_keys if path not in paths
-        )
+        return self.rest_ms + sum(self.operator_ms(path, KEEP) for path in self.site_keys if path not in paths)
 
-    def stale(
-        self, device: DeviceDescription, size: tuple[int, int], site_keys: Mapping[str, str]
-    ) -> str | None:
+    def stale(self, device: DeviceDescription, size: tuple[int, int], site_keys: Mapping[str, str]) -> str | None:
         """Why this table does not hold for a device, image size and network, in one line; None if it does."""
         now = device.as_dict()
         for name in sorted(now.keys() | self.device.keys()):
@@ -168,9 +162,7 @@ class LatencyTable:
                 size=(height, width),
                 protocol=document["protocol"],
                 site_keys=document["site_keys"],
-                entries={
-                    (row["shape_key"], row["operator"]): _entry_from_plain(row) for row in document["entries"]
-                },
+                entries={(row["shape_key"], row["operator"]): _entry_from_plain(row) for row in document["entries"]},
                 teacher=Latency(**document["teacher"]),
             )
         except (ValueError, KeyError, TypeError, ConfigError, DeviceError) as error:
@@ -224,9 +216,7 @@ def additivity(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> A
         spearman=_rank_correlation(predicted, measured),
         scale=scale,
         offset_ms=offset,
-        corrected_mape_percent=float(
-            (100 * np.abs(_left_out(predicted, measured) - measured) / measured).mean()
-        ),
+        corrected_mape_percent=float((100 * np.abs(_left_out(predicted, measured) - measured) / measured).mean()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +91,8 @@ def pretrain(
             first_step=training.step,
             workers=workers,
         )
-        try:
+        with suppress(_OutOfTimeError):
             training.run(batches, after_step)
-        except _OutOfTimeError:
-            pass
         store.save_tensors(path, training.state())
         return _report(training, data, out, time.monotonic() - begin)
 

@@ -112,9 +112,7 @@ def protect(
         raise ConfigError(f"cannot protect the {top} most salient of {len(paths)} sites")
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     chosen = {paths[i] for i in order[:top]} | set(named)
-    parts = (
-        [f"the {top} most salient by {metric}" if top > 1 else f"the most salient by {metric}"] if top else []
-    )
+    parts = [f"the {top} most salient by {metric}" if top > 1 else f"the most salient by {metric}"] if top else []
     parts += ["named by the user"] if named else []
     return Protection(
         paths=tuple(path for path in paths if path in chosen),
@@ -254,13 +252,9 @@ def _weights(net: nn.Module) -> dict[str, Tensor]:
     return {path: layer.weight for path, layer in _layers(net).items()}
 
 
-def _gradients(
-    value: Tensor, weights: Mapping[str, Tensor], *, differentiable: bool = False
-) -> dict[str, Tensor]:
+def _gradients(value: Tensor, weights: Mapping[str, Tensor], *, differentiable: bool = False) -> dict[str, Tensor]:
     """The gradient of ``value`` for each weight; zero for one that takes no part."""
-    gradients = torch.autograd.grad(
-        value, list(weights.values()), create_graph=differentiable, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(value, list(weights.values()), create_graph=differentiable, materialize_grads=True)
     return dict(zip(weights, gradients, strict=True))
 
 

@@ -51,8 +51,7 @@ def _distill(run: Run) -> tuple[Table, Any]:
         table.add_row(site.path, *("" if error is None else f"{error:.2e}" for error in errors))
     table.caption = "normalized L2 against the teacher's features, on calibration crops"
     document = [
-        {"site": path, "operator": name, "error": error}
-        for (path, name), error in run.surrogates.errors.items()
+        {"site": path, "operator": name, "error": error} for (path, name), error in run.surrogates.errors.items()
     ]
     return table, document
 

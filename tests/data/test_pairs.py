@@ -78,9 +78,7 @@ def test_gopro(tmp_path: Path) -> None:
 
 def test_hide(tmp_path: Path) -> None:
     """GT holds the clean images of all splits under the names of the degraded ones."""
-    for number, name in enumerate(
-        ["train/1fromGOPR0", "test/test-close-ups/2fromGOPR1", "test/test-long-shot/3x"]
-    ):
+    for number, name in enumerate(["train/1fromGOPR0", "test/test-close-ups/2fromGOPR1", "test/test-long-shot/3x"]):
         put(tmp_path / f"{name}.png", number)
         put(tmp_path / "GT" / f"{Path(name).name}.png", 10 + number)
     assert values(tmp_path, "hide", "train") == {"1fromGOPR0": (0, 10)}

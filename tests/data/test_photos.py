@@ -22,9 +22,7 @@ def table() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("split", "count"), [("train", 6), ("validation", 4), ("test", 5)])
 def test_splits_hold_photographs_as_listed(split: str, count: int) -> None:
-    sizes = {
-        row["file"]: (int(row["height"]), int(row["width"]), 3) for row in table() if row["split"] == split
-    }
+    sizes = {row["file"]: (int(row["height"]), int(row["width"]), 3) for row in table() if row["split"] == split}
     found = photos(split)
     assert {f"{photo.name}.jpg": photo.image.shape for photo in found} == sizes
     assert len(found) == count

@@ -64,9 +64,7 @@ def test_median_and_quartiles_are_those_of_the_samples() -> None:
 
 def test_a_short_network_is_repeated_inside_a_sample() -> None:
     """At 0.5 ms a run, 2 ms need 4 runs; a sample is their mean: (1+2+3+4)/4 and (2+2+2+4)/4."""
-    latency = single(
-        [0.5] * WARM_UP_RUNS + [1, 2, 3, 4, 2, 2, 2, 4], MeasureProtocol(samples=2, min_sample_ms=2)
-    )
+    latency = single([0.5] * WARM_UP_RUNS + [1, 2, 3, 4, 2, 2, 2, 4], MeasureProtocol(samples=2, min_sample_ms=2))
     assert latency.median_ms == pytest.approx(2.5)
     assert (latency.q25_ms, latency.q75_ms) == (pytest.approx(2.5), pytest.approx(2.5))
     assert latency.runs == 8

@@ -24,8 +24,7 @@ def model_of(body: str, **shapes: tuple[int, ...]) -> ir.Model:
     """A graph over x (1, 4, 5, 7) with random constants of these shapes."""
     rng = np.random.default_rng(0)
     proto = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["": 18]>'
-        f"net (float[1, 4, 5, 7] x) => (float[1, c, h, w] y) {{ {body} }}"
+        f'<ir_version: 10, opset_import: ["": 18]>net (float[1, 4, 5, 7] x) => (float[1, c, h, w] y) {{ {body} }}'
     )
     for name, shape in shapes.items():
         constant = rng.normal(size=shape).astype(np.float32)
@@ -109,8 +108,7 @@ def test_a_gate_behind_a_depthwise_convolution_splits_both() -> None:
         f"c = Conv <group = 2> (x, grouped) {GATE}",
         f"c = Conv <group = 4, pads = [1, 1, 1, 1]> (x, depthwise) {GATE}",
         f"c = Conv (x, kernel, bias) {GATE.replace('y =', 'm =')} s = ReduceSum (c) y = Add (m, s)",
-        "rows = Constant <value_ints = [2, 3]> () a, b = Split <axis = 2> (x, rows)"
-        " y = Concat <axis = 2> (b, a)",
+        "rows = Constant <value_ints = [2, 3]> () a, b = Split <axis = 2> (x, rows) y = Concat <axis = 2> (b, a)",
     ],
 )
 def test_a_split_that_no_convolution_feeds_alone_stays(body: str) -> None:

@@ -20,9 +20,7 @@ def randomized(module: nn.Module) -> nn.Module:
     """Every parameter gets a value that matters."""
     generator = torch.Generator().manual_seed(0)
     for name, param in module.named_parameters():
-        nn.init.normal_(
-            param, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.3, generator=generator
-        )
+        nn.init.normal_(param, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.3, generator=generator)
     return module
 
 
@@ -61,16 +59,12 @@ def test_a_block_computes_the_same_after_export(block: nn.Module, fast_forms: bo
 def test_the_fast_norm_is_as_exact_as_layer_norm_on_a_large_offset() -> None:
     """At mean 1000 and deviation 1, E[x^2] - E[x]^2 would lose all digits but one in single precision."""
     norm, x = LayerNorm2d(16), 1000 + noise(1, 16, 8, 8)
-    exact = torch.nn.functional.layer_norm(x.double().permute(0, 2, 3, 1), (16,), eps=1e-6).permute(
-        0, 3, 1, 2
-    )
+    exact = torch.nn.functional.layer_norm(x.double().permute(0, 2, 3, 1), (16,), eps=1e-6).permute(0, 3, 1, 2)
     np.testing.assert_allclose(run(onnx_bytes(norm, x), x), exact.numpy(), atol=1e-3)
 
 
 def test_free_sides_take_other_sizes(tmp_path: Path) -> None:
-    net = randomized(
-        NafNet(NafNetShape(width=2, encoder_blocks=(0, 0), middle_blocks=1, decoder_blocks=(0, 0)))
-    )
+    net = randomized(NafNet(NafNetShape(width=2, encoder_blocks=(0, 0), middle_blocks=1, decoder_blocks=(0, 0))))
     path = tmp_path / "new" / "net.onnx"
     to_onnx(net, noise(1, 3, 16, 16), path, dynamic=True)
     content = path.read_bytes()
@@ -121,9 +115,7 @@ def test_what_onnx_cannot_express_is_refused_in_one_line(
 ) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"the file before")
-    with pytest.raises(
-        ExportError, match=rf"cannot express {type(module).__name__} in ONNX: .*{why}"
-    ) as caught:
+    with pytest.raises(ExportError, match=rf"cannot express {type(module).__name__} in ONNX: .*{why}") as caught:
         to_onnx(module, noise(1, 4, 8, 8), path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -98,9 +98,7 @@ def test_files_that_are_no_networks_of_ours_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"net.onnx: ONNX Runtime refuses the network: .*") as caught:
         device.load(path)
     assert "\n" not in str(caught.value)
-    other = (
-        '<ir_version: 10, opset_import: ["": 18]> net (float[2] image) => (float[2] y) { y = Relu (image) }'
-    )
+    other = '<ir_version: 10, opset_import: ["": 18]> net (float[2] image) => (float[2] y) { y = Relu (image) }'
     onnx.save(onnx.parser.parse_model(other), path)
     with pytest.raises(DeviceError, match=r"one input 'x' and one output 'y'"):
         device.load(path)

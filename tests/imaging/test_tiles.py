@@ -59,9 +59,7 @@ def test_a_3x3_convolution_does_not_notice_tiles(h: int, w: int, overlap: int) -
     def convolve(piece: Tensor) -> Tensor:
         return functional.conv2d(piece, kernel, padding=1)
 
-    torch.testing.assert_close(
-        run_tiled(convolve, x, tile=16, overlap=overlap), convolve(x), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(run_tiled(convolve, x, tile=16, overlap=overlap), convolve(x), atol=1e-5, rtol=0)
 
 
 def test_too_little_overlap_would_show() -> None:

@@ -80,9 +80,7 @@ def test_macs_are_counted_after_padding() -> None:
 
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_every_usual_wrapping_is_read(
-    tmp_path: Path, small: NafNet, wrapper: str | None, prefix: str
-) -> None:
+def test_every_usual_wrapping_is_read(tmp_path: Path, small: NafNet, wrapper: str | None, prefix: str) -> None:
     state = {prefix + name: tensor for name, tensor in small.state_dict().items()}
     teacher = load_teacher(saved(tmp_path, {wrapper: state} if wrapper else state))
     assert teacher.shape == SMALL
@@ -96,9 +94,7 @@ def test_averaged_weights_are_preferred(tmp_path: Path, small: NafNet) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_safetensors_of_any_precision_become_float32(
-    tmp_path: Path, small: NafNet, dtype: torch.dtype
-) -> None:
+def test_safetensors_of_any_precision_become_float32(tmp_path: Path, small: NafNet, dtype: torch.dtype) -> None:
     state = {name: tensor.to(dtype) for name, tensor in small.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "net.safetensors")
     teacher = load_teacher(str(tmp_path / "net.safetensors"))
@@ -127,9 +123,7 @@ def test_weights_that_halves_cannot_hold_are_not_written(tmp_path: Path, small: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, small: NafNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, small: NafNet, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
     save_weights(small, path)
     before = path.read_bytes()

@@ -27,9 +27,7 @@ def test_one_layer_counts_as_by_hand(layer: nn.Module, macs: int) -> None:
 
 @pytest.mark.parametrize(("width", "gmacs"), [(16, 4.085), (32, 15.956), (64, 63.055)])
 def test_the_published_counts_of_nafnet(width: int, gmacs: float) -> None:
-    shape = NafNetShape(
-        width=width, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1)
-    )
+    shape = NafNetShape(width=width, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1))
     with torch.device("meta"):
         net = NafNet(shape)
     assert count_macs(net, (256, 256)) / 1e9 == pytest.approx(gmacs, abs=5e-4)

@@ -89,10 +89,7 @@ def sample() -> ReportData:
         for t in [times[site.path] * SPEED[name]]
     ]
     table = {(row.site, row.operator): row.median_ms for row in latency}
-    harm = [
-        [0.0, *np.sort(rng.gamma(1.2, 0.03, len(names) - 1))] if len(names) > 1 else [0.0]
-        for names in options
-    ]
+    harm = [[0.0, *np.sort(rng.gamma(1.2, 0.03, len(names) - 1))] if len(names) > 1 else [0.0] for names in options]
 
     def evaluation(assignment: tuple[int, ...], source: str, measured: bool) -> EvaluationRow:
         loss = sum(harm[s][o] for s, o in enumerate(assignment)) * (1 + 0.01 * sum(o > 0 for o in assignment))
@@ -113,9 +110,7 @@ def sample() -> ReportData:
         evaluations.append(evaluation(picks, source, i % 17 == 0))
 
     def best(ms_per_db: float) -> int:
-        return min(
-            range(140), key=lambda i: evaluations[i].quality_loss_db * ms_per_db + evaluations[i].latency_ms
-        )
+        return min(range(140), key=lambda i: evaluations[i].quality_loss_db * ms_per_db + evaluations[i].latency_ms)
 
     chosen, knee, fastest = best(16), best(30), best(0)
     student = evaluations[chosen]

@@ -171,9 +171,7 @@ def test_distillation_has_a_group_per_site_and_shows_the_first(
     first = next(iter(report_data.distillation))
     assert [line["visible"] for line in lines] == [line["meta"] == first for line in lines]
     # An operator keeps its color from site to site.
-    assert len({(line["name"], line["line"]["color"]) for line in lines}) == len(
-        {line["name"] for line in lines}
-    )
+    assert len({(line["name"], line["line"]["color"]) for line in lines}) == len({line["name"] for line in lines})
 
 
 def test_hypervolume_and_finetuning(report_data: ReportData, figures: dict[str, Any]) -> None:

@@ -127,9 +127,7 @@ def test_strong_interactions_are_named(make_problem: MakeProblem) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_three_objectives_work(method: str, make_problem: MakeProblem) -> None:
     budget = budget_of(method)
-    result = minimize(
-        make_problem(OPTIONS, objectives=3, strength=0.3), OPTIONS, budget=budget, method=method
-    )
+    result = minimize(make_problem(OPTIONS, objectives=3, strength=0.3), OPTIONS, budget=budget, method=method)
     assert result.costs.shape == (budget, 3)
     assert result.hypervolume[-1] > 0
     assert set(result.front) == set(np.flatnonzero(non_dominated(result.costs)))
@@ -208,8 +206,7 @@ def test_noisy_costs_are_searched(make_problem: MakeProblem) -> None:
         return problem(rows) + 0.3 * rng.standard_normal((len(rows), 2))
 
     auto, random = (
-        minimize(noisy, options, budget=35, method=method, reference_point=reference)
-        for method in ("auto", "random")
+        minimize(noisy, options, budget=35, method=method, reference_point=reference) for method in ("auto", "random")
     )
     truly = [hypervolume(problem(result.assignments), reference) for result in (auto, random)]
     assert truly[0] > 1.1 * truly[1]
@@ -303,9 +300,7 @@ def test_a_first_evaluation_that_fails_has_no_partial_result() -> None:
         ({"initial": ([[0, 0, 0, 0, 0]], [[np.nan, 1.0]])}, "finite costs"),
     ],
 )
-def test_wrong_arguments_are_refused(
-    changed: dict[str, object], message: str, make_problem: MakeProblem
-) -> None:
+def test_wrong_arguments_are_refused(changed: dict[str, object], message: str, make_problem: MakeProblem) -> None:
     arguments: dict[str, object] = {"options": OPTIONS, "budget": 10} | changed
     with pytest.raises(SearchError, match=message):
         minimize(make_problem(OPTIONS), **arguments)  # type: ignore[arg-type]

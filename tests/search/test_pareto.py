@@ -9,9 +9,7 @@ from netgraft.search import hypervolume, hypervolume_trace, knee, non_dominated
 
 # Few distinct values, so that ties and repeated rows are common.
 COSTS = st.integers(1, 4).flatmap(
-    lambda m: arrays(
-        np.float64, st.tuples(st.integers(0, 25), st.just(m)), elements=st.integers(0, 6).map(float)
-    )
+    lambda m: arrays(np.float64, st.tuples(st.integers(0, 25), st.just(m)), elements=st.integers(0, 6).map(float))
 )
 
 

@@ -140,9 +140,7 @@ class DefocusModel:
         if self.depth is None:
             return scene.at(part, (frame[0], frame[1]))
         if self.depth.shape != frame:
-            raise ImageError(
-                f"a depth map of {self.depth.shape} does not fit a frame of {frame}; resize it first"
-            )
+            raise ImageError(f"a depth map of {self.depth.shape} does not fit a frame of {frame}; resize it first")
         return np.asarray(np.clip(_cut(self.depth, part), 0, 1), np.float32)
 
 

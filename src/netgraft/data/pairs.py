@@ -75,9 +75,7 @@ def list_pairs(layout: str, root: str | Path, split: str = "") -> tuple[Pair, ..
         raise DatasetError(f"dataset {root}: {unknown(f'{layout} split', split, chosen.splits)}")
     pairs = tuple(sorted(chosen.list_pairs(root, split), key=lambda pair: pair.name))
     if not pairs:
-        raise DatasetError(
-            f"no image pairs in {root} {split}".rstrip() + f": it is no {layout} dataset, or is empty"
-        )
+        raise DatasetError(f"no image pairs in {root} {split}".rstrip() + f": it is no {layout} dataset, or is empty")
     return pairs
 
 
@@ -113,9 +111,7 @@ class SharpFolder(Sequence[Image]):
             raise DatasetError(f"no images in {root}: name a folder of sharp photographs")
         small = [path.name for path in self.paths if min(image_size(path)) < min_side]
         if small:
-            raise DatasetError(
-                f"{root}: smaller than {min_side} pixels on a side: {_first(small)}; remove them"
-            )
+            raise DatasetError(f"{root}: smaller than {min_side} pixels on a side: {_first(small)}; remove them")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -173,17 +169,11 @@ def _realblur(kind: str) -> Callable[[Path, str], Iterable[Pair]]:
     def find(root: Path, split: str) -> Iterable[Pair]:
         list_file = root / f"RealBlur_{kind}_{split}_list.txt"
         try:
-            lines = [
-                line.split() for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
+            lines = [line.split() for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(
-                f"cannot read {list_file}: it comes with RealBlur and names the pairs"
-            ) from error
+            raise DatasetError(f"cannot read {list_file}: it comes with RealBlur and names the pairs") from error
         if any(len(line) != 2 for line in lines):
-            raise DatasetError(
-                f"{list_file}: each line must hold the path of the clean and of the degraded image"
-            )
+            raise DatasetError(f"{list_file}: each line must hold the path of the clean and of the degraded image")
         missing = [path for line in lines for path in line if not (root / path).is_file()]
         if missing:
             raise DatasetError(f"{list_file} names files that are missing in {root}: {_first(missing)}")
@@ -198,15 +188,11 @@ def _dpdd(root: Path, split: str) -> Iterable[Pair]:
     # The two of a pair have numbers of their own, and are paired in order of capture (the authors' data.py).
     sources, targets = _images(root / f"{split}_c" / "source"), _images(root / f"{split}_c" / "target")
     if len(sources) != len(targets):
-        raise DatasetError(
-            f"{root / f'{split}_c'}: {len(sources)} images in source but {len(targets)} in target"
-        )
+        raise DatasetError(f"{root / f'{split}_c'}: {len(sources)} images in source but {len(targets)} in target")
     pairs = list(zip(sources, targets, strict=True))
     far = [f"{a.name} with {b.name}" for a, b in pairs if _capture_gap(a, b) > MAX_CAPTURE_GAP]
     if far:
-        raise DatasetError(
-            f"{root / f'{split}_c'}: pairs were not taken together, files are missing: {_first(far)}"
-        )
+        raise DatasetError(f"{root / f'{split}_c'}: pairs were not taken together, files are missing: {_first(far)}")
     for source, target in pairs:
         yield Pair(name=source.stem, degraded=source, clean=target)
 
@@ -222,9 +208,7 @@ def _same_stems(degraded: Path, clean: Path, *, prefix: str, spare_clean: bool =
     left, right = _by_stem(degraded), _by_stem(clean)
     lonely = sorted(left.keys() - right.keys() if spare_clean else left.keys() ^ right.keys())
     if lonely:
-        raise DatasetError(
-            f"images without a partner in {degraded} or {clean}: {_first(lonely)}; add or remove them"
-        )
+        raise DatasetError(f"images without a partner in {degraded} or {clean}: {_first(lonely)}; add or remove them")
     return [Pair(name=prefix + stem, degraded=left[stem], clean=right[stem]) for stem in left]
 
 
@@ -233,9 +217,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     by_stem = {path.stem: path for path in paths}
     if len(by_stem) < len(paths):
         twice = sorted({path.name for path in paths} - {path.name for path in by_stem.values()})
-        raise DatasetError(
-            f"{folder}: two images of the same name but for the suffix: {_first(twice)}; keep one"
-        )
+        raise DatasetError(f"{folder}: two images of the same name but for the suffix: {_first(twice)}; keep one")
     return by_stem
 
 

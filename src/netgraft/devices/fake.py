@@ -60,9 +60,7 @@ class FakeDevice:
     refuses: class names of modules; a network that contains one is unsupported.
     """
 
-    def __init__(
-        self, *, ms_per_gmac: float = 20.0, overhead_ms: float = 0.0, refuses: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, *, ms_per_gmac: float = 20.0, overhead_ms: float = 0.0, refuses: tuple[str, ...] = ()) -> None:
         self.ms_per_gmac = ms_per_gmac
         self.overhead_ms = overhead_ms
         self.refuses = refuses

@@ -48,9 +48,7 @@ class MeasureProtocol:
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise DeviceError(
-                f"cannot measure with {self.samples} samples: ask for at least 1, better 20 or more"
-            )
+            raise DeviceError(f"cannot measure with {self.samples} samples: ask for at least 1, better 20 or more")
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain data, for JSON."""
@@ -201,10 +199,7 @@ def measure_modules(
     finally:
         for runnable in runnables.values():
             runnable.close()
-    return {
-        key: outcome if isinstance(outcome, Unsupported) else latencies[key]
-        for key, outcome in compiled.items()
-    }
+    return {key: outcome if isinstance(outcome, Unsupported) else latencies[key] for key, outcome in compiled.items()}
 
 
 def _sample_all(meters: Sequence[_Meter], order: Sequence[int]) -> None:

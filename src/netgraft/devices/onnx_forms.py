@@ -82,9 +82,7 @@ def _fold_scale(graph: ir.Graph, conv: ir.Node, scale: NDArray[Any], shift: NDAr
     bias = _bias(conv).astype(np.float64) + kernel[:, :, 0, 0] @ shift.astype(np.float64)
     place = _Place(graph, conv)
     folded = place.constant((kernel * scale[:, None, None]).astype(np.float32))
-    moved = place.node(
-        "Conv", [conv.inputs[0], folded, place.constant(bias.astype(np.float32))], _attributes(conv)
-    )
+    moved = place.node("Conv", [conv.inputs[0], folded, place.constant(bias.astype(np.float32))], _attributes(conv))
     _replace(conv.outputs[0], moved)
 
 

@@ -65,9 +65,7 @@ class OnnxRuntimeDevice:
         DeviceError: the runtime is not installed, has no such provider, or ``threads`` is not positive.
     """
 
-    def __init__(
-        self, threads: int = 1, provider: str = "CPUExecutionProvider", *, fast_forms: bool = True
-    ) -> None:
+    def __init__(self, threads: int = 1, provider: str = "CPUExecutionProvider", *, fast_forms: bool = True) -> None:
         self._ort = _import_runtime()
         if threads < 1:
             raise DeviceError(f"a network cannot run on {threads} threads: use 1 or more")

@@ -104,9 +104,7 @@ def write_image(path: str | Path, image: RgbImage) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ImageError(
-            f"cannot write {path}: {_reason(error)}; check the folder and its free space"
-        ) from error
+        raise ImageError(f"cannot write {path}: {_reason(error)}; check the folder and its free space") from error
 
 
 def image_paths(folder: str | Path) -> list[Path]:
@@ -120,9 +118,7 @@ def image_paths(folder: str | Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"cannot list the images in {folder}: {_reason(error)}; name a folder") from error
-    return [
-        p for p in entries if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    ]
+    return [p for p in entries if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith(".") and p.is_file()]
 
 
 @contextmanager
@@ -145,9 +141,7 @@ def _opened(path: Path) -> Iterator[tuple[Pillow.Image, bytes]]:
         except Pillow.DecompressionBombError as error:
             raise ImageError(f"cannot read {path}: {_reason(error)}; scale it down first") from error
         except UnidentifiedImageError as error:
-            raise ImageError(
-                f"cannot read {path}: not an image in a known format; use PNG, JPEG or TIFF"
-            ) from error
+            raise ImageError(f"cannot read {path}: not an image in a known format; use PNG, JPEG or TIFF") from error
         except _DAMAGED as error:
             raise ImageError(
                 f"cannot read {path}: the file is damaged ({_reason(error)}); copy it again from its source"
@@ -171,9 +165,7 @@ def _check_channels(path: Path, image: Pillow.Image) -> None:
     if image.mode == "CMYK":
         raise ImageError(f"cannot read {path}: it is CMYK; convert it to RGB first")
     if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "I", "I;16", "I;16B", "I;16L"):
-        raise ImageError(
-            f"cannot read {path}: pixels of kind {image.mode}; convert it to 8- or 16-bit RGB first"
-        )
+        raise ImageError(f"cannot read {path}: pixels of kind {image.mode}; convert it to 8- or 16-bit RGB first")
 
 
 def _is_sixteen_bit(path: Path, image: Pillow.Image, head: bytes) -> bool:
@@ -196,9 +188,7 @@ def _is_sixteen_bit(path: Path, image: Pillow.Image, head: bytes) -> bool:
 def _decode_sixteen_bit(path: Path, data: bytes, orientation: int) -> NDArray[np.uint16]:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or (decoded.ndim == 3 and decoded.shape[2] != 3):
-        raise ImageError(
-            f"cannot read {path}: the 16-bit image cannot be decoded; store it as a plain 16-bit PNG"
-        )
+        raise ImageError(f"cannot read {path}: the 16-bit image cannot be decoded; store it as a plain 16-bit PNG")
     rgb = np.repeat(decoded[..., None], 3, axis=2) if decoded.ndim == 2 else decoded[..., ::-1]
     return np.ascontiguousarray(_upright(rgb.astype(np.uint16, copy=False), orientation))
 

@@ -117,9 +117,7 @@ def _peak(restored: RgbImage, clean: RgbImage) -> int:
             f"cannot compare images of types {restored.dtype} and {clean.dtype}; give both as uint8 or uint16"
         )
     if clean.ndim != 3 or clean.shape[2] != 3 or clean.size == 0:
-        raise ImageError(
-            f"an (h, w, 3) image is needed, not one of shape {clean.shape}; convert it to RGB first"
-        )
+        raise ImageError(f"an (h, w, 3) image is needed, not one of shape {clean.shape}; convert it to RGB first")
     return int(np.iinfo(clean.dtype).max)
 
 

@@ -40,9 +40,7 @@ def run_tiled(
         ImageError: x is no image batch of one, or fn changed its shape.
     """
     if x.ndim != 4 or x.shape[0] != 1 or 0 in x.shape:
-        raise ImageError(
-            f"one image of shape (1, 3, h, w) is needed, not {tuple(x.shape)}; run images one by one"
-        )
+        raise ImageError(f"one image of shape (1, 3, h, w) is needed, not {tuple(x.shape)}; run images one by one")
     sides = fixed or tuple(min(tile, _round_up(n, multiple)) for n in x.shape[2:])
     _check_grid(fixed or (tile, tile), overlap, multiple)
     rows, columns = (_axis(n, side, overlap, multiple, x) for n, side in zip(x.shape[2:], sides, strict=True))
@@ -52,30 +50,23 @@ def run_tiled(
         restored = fn(piece)
         if restored.shape != piece.shape:
             raise ImageError(
-                f"the network turned {tuple(piece.shape)} into {tuple(restored.shape)}; "
-                "use one that keeps the size"
+                f"the network turned {tuple(piece.shape)} into {tuple(restored.shape)}; use one that keeps the size"
             )
         # Tiles reach over the image's end by what was padded; that part is dropped here.
         top, left = int(row_indices[0]), int(column_indices[0])
         height, width = min(len(row_weights), x.shape[2] - top), min(len(column_weights), x.shape[3] - left)
         weights = row_weights[:height, None] * column_weights[:width]
-        out[:, :, top : top + height, left : left + width] += (
-            restored[:, :, :height, :width].to(out) * weights
-        )
+        out[:, :, top : top + height, left : left + width] += restored[:, :, :height, :width].to(out) * weights
     return out
 
 
 def _check_grid(sides: tuple[int, int], overlap: int, multiple: int) -> None:
     if multiple < 1 or overlap < 0:
-        raise ConfigError(
-            f"tiles with overlap {overlap} and multiple {multiple}: use 0 or more, and 1 or more"
-        )
+        raise ConfigError(f"tiles with overlap {overlap} and multiple {multiple}: use 0 or more, and 1 or more")
     shared = _round_up(overlap, multiple)
     for side in sides:
         if side < 1 or side % multiple:
-            raise ConfigError(
-                f"a tile of {side} pixels is no multiple of {multiple}, which the network needs"
-            )
+            raise ConfigError(f"a tile of {side} pixels is no multiple of {multiple}, which the network needs")
         if side <= shared:
             raise ConfigError(
                 f"tiles of {side} pixels cannot overlap by {overlap} at steps of {multiple}; "

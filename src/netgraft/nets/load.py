@@ -103,9 +103,7 @@ def infer_shape(weights: Mapping[str, Tensor], source: str = "weights") -> NafNe
             f"{source}: not a NAFNet: there is no convolution intro.weight, but {_few(list(weights))}"
         )
     if intro.shape[0] < 1 or intro.shape[1] != 3:
-        raise CheckpointError(
-            f"{source}: intro.weight is {tuple(intro.shape)}, but RGB images need (width, 3, 3, 3)"
-        )
+        raise CheckpointError(f"{source}: intro.weight is {tuple(intro.shape)}, but RGB images need (width, 3, 3, 3)")
     levels = _count(weights, "downs.")
     if levels != _count(weights, "ups.") or levels > MOST_LEVELS:
         raise CheckpointError(

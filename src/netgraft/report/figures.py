@@ -152,9 +152,7 @@ def saliency(sites: Sequence[SiteRow], values: Mapping[str, Sequence[float]]) ->
     spec = _spec(traces, "", "", height=170 + 34 * (len(metrics) + bool(protected)))
     spec["layout"]["xaxis"].update(_PATHS)
     order = metrics[::-1] + (["protected"] if protected else [])
-    spec["layout"]["yaxis"].update(
-        type="category", categoryorder="array", categoryarray=order, showgrid=False
-    )
+    spec["layout"]["yaxis"].update(type="category", categoryorder="array", categoryarray=order, showgrid=False)
     return spec
 
 
@@ -222,9 +220,7 @@ def additivity(check: AdditivityCheck) -> Spec:
         "hovertemplate": "%{x:.2f} ms predicted<br>%{y:.2f} ms measured<extra></extra>",
         "marker": {"color": STUDENT, "size": 9},
     }
-    return _spec(
-        [same, networks], "sum of the blocks in ms", "end to end in ms", height=380, hovermode="closest"
-    )
+    return _spec([same, networks], "sum of the blocks in ms", "end to end in ms", height=380, hovermode="closest")
 
 
 def distillation(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Spec:
@@ -264,9 +260,7 @@ def finetuning(rows: Sequence[FinetuneRow]) -> Spec:
     return spec
 
 
-def _line(
-    name: str, x: Sequence[float], y: Sequence[float | None], color: str, shape: str = "linear"
-) -> Spec:
+def _line(name: str, x: Sequence[float], y: Sequence[float | None], color: str, shape: str = "linear") -> Spec:
     return {
         "type": "scatter",
         "mode": "lines",

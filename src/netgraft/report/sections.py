@@ -76,9 +76,7 @@ def front(data: ReportData) -> str:
         "Left is faster, down is better: the line joins the assignments that no other beats in both, "
         "and hovering over a point shows what it replaces."
     )
-    note = (
-        f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
-    )
+    note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
     rows = []
     for name, i in data.chosen.items():
         row = data.evaluations[i]
@@ -107,19 +105,13 @@ def assignment(data: ReportData) -> str:
     rows, marked = [], []
     for path, operator in operators.items():
         before, after = times.get((path, original.get(path, ""))), times.get((path, operator))
-        change = (
-            number(after - before, 3, "ms", signed=True)
-            if before is not None and after is not None
-            else ABSENT
-        )
+        change = number(after - before, 3, "ms", signed=True) if before is not None and after is not None else ABSENT
         cells = [number(before, 3, "ms"), number(after, 3, "ms"), change]
         rows.append([f"<code>{escape(path)}</code>", escape(operator), *cells])
         marked.append(operator != original.get(path, operator))
     content = table(["site", "operator", "before", "after", "change"], rows, text_columns=2, marked=marked)
     replaced = sum(marked)
-    lead = (
-        f"The student replaces {replaced} of {len(rows)} sites; the bars show where its time went and goes."
-    )
+    lead = f"The student replaces {replaced} of {len(rows)} sites; the bars show where its time went and goes."
     picked = data.chosen.get("chosen")
     plot = ""
     if picked is not None and data.latency_table and data.sites and data.options:
@@ -199,9 +191,7 @@ def space(data: ReportData) -> str:
         values = [(names.get(name, name), number(100 * v, 1, "%")) for name, v in data.ceiling.items()]
         parts.append(f"<h3>The most that this space can save</h3>{pairs(values)}")
     if data.refused:
-        rows = [
-            [f"<code>{escape(r.site)}</code>", escape(r.operator), escape(r.reason)] for r in data.refused
-        ]
+        rows = [[f"<code>{escape(r.site)}</code>", escape(r.operator), escape(r.reason)] for r in data.refused]
         listing = table(["site", "operator", "why"], rows, text_columns=3)
         parts.append(details(f"{len(rows)} options left the space before the search", listing))
     lead = "No search can beat its space: these are its limits, and the options that it had to do without."
@@ -233,9 +223,7 @@ def additivity(data: ReportData) -> str:
     )
     if check.corrected_mape_percent is not None:
         lead += f" A fitted line brings the error to {number(check.corrected_mape_percent, 1, '%')}."
-    return section(
-        "additivity", "Do latencies add up?", lead, figure("additivity", figures.additivity(check))
-    )
+    return section("additivity", "Do latencies add up?", lead, figure("additivity", figures.additivity(check)))
 
 
 def hypervolume(data: ReportData) -> str:
@@ -255,9 +243,7 @@ def finetuning(data: ReportData) -> str:
     lead = "The whole student is trained once more; the validation PSNR shows what that brought."
     if len(scored) > 1:
         change = number(scored[-1] - scored[0], 2, "dB", signed=True)
-        lead = (
-            f"The whole student is trained once more; from the first to the last check that brought {change}."
-        )
+        lead = f"The whole student is trained once more; from the first to the last check that brought {change}."
     return section("finetuning", "Fine-tuning", lead, figure("finetuning", figures.finetuning(data.finetune)))
 
 

@@ -52,9 +52,7 @@ def verdict(data: ReportData) -> str:
     teacher, student = data.result.get("teacher") or {}, data.result.get("student") or {}
     if not student:
         return "This run has not chosen a student yet; what follows is what its stages found so far."
-    return " ".join(
-        filter(None, (_speed(teacher, student), _quality(data, teacher, student), _gain(data, student)))
-    )
+    return " ".join(filter(None, (_speed(teacher, student), _quality(data, teacher, student), _gain(data, student))))
 
 
 def _speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
@@ -114,9 +112,7 @@ def cards(data: ReportData) -> str:
         found.append(("speed", number(speed.value, 2) + "×", note))
     if is_number(teacher.get("psnr_db")) and is_number(student.get("psnr_db")):
         change = student["psnr_db"] - teacher["psnr_db"]
-        found.append(
-            ("PSNR", number(change, 2, "dB", signed=True), f"to {number(student['psnr_db'], 2, 'dB')}")
-        )
+        found.append(("PSNR", number(change, 2, "dB", signed=True), f"to {number(student['psnr_db'], 2, 'dB')}"))
     for key, name, unit in (
         ("macs", "MACs", "MACs"),
         ("params", "parameters", ""),
@@ -127,9 +123,7 @@ def cards(data: ReportData) -> str:
             change = number(100 * (after / before - 1), 0, "%", signed=True)
             found.append((name, change, f"to {scaled(after, unit)}"))
     if is_number(student.get("parity_max_abs")):
-        found.append(
-            ("export differs by", significant(student["parity_max_abs"]), "at most, of a range of 1")
-        )
+        found.append(("export differs by", significant(student["parity_max_abs"]), "at most, of a range of 1"))
     return '<div class="cards">' + "".join(map(_card, found)) + "</div>" if found else ""
 
 

@@ -98,9 +98,7 @@ class Kernel:
         sites = self.encoder.space.sites
         return torch.exp(theta[_ADDITIVE] + theta[7 : 7 + sites]) / sites
 
-    def __call__(
-        self, theta: torch.Tensor, a: Encoded, b: Encoded, consecutive: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, theta: torch.Tensor, a: Encoded, b: Encoded, consecutive: torch.Tensor) -> torch.Tensor:
         """(n, p) covariance of ``a`` (n rows) and ``b`` (p rows), whose consecutive matches are given."""
         site, inverse = self.encoder.site_of, self.encoder.inverse_sizes
         sites = len(inverse)
@@ -121,9 +119,7 @@ class Kernel:
         changed = sites - a.onehot @ b.onehot.T
         return total + torch.exp(theta[_HAMMING]) * torch.exp(-changed / (sites * torch.exp(theta[_LENGTH])))
 
-    def _neighbors(
-        self, agreeing: Callable[[torch.Tensor], torch.Tensor], consecutive: torch.Tensor
-    ) -> torch.Tensor:
+    def _neighbors(self, agreeing: Callable[[torch.Tensor], torch.Tensor], consecutive: torch.Tensor) -> torch.Tensor:
         """(n, p) mean over consecutive sites of the product of their centered kernels."""
         inverse = self.encoder.inverse_sizes
         linear = torch.zeros_like(inverse)
@@ -183,9 +179,7 @@ class Gp:
         # Rounding cannot explain this much: the kernel is a sum of positive semi-definite parts.
         raise AssertionError("covariance is not positive definite")
 
-    def _learn(
-        self, data: Encoded, consecutive: torch.Tensor, target: torch.Tensor, steps: int
-    ) -> torch.Tensor:
+    def _learn(self, data: Encoded, consecutive: torch.Tensor, target: torch.Tensor, steps: int) -> torch.Tensor:
         """The log parameters that maximize likelihood times prior, by L-BFGS."""
         prior_mean, prior_sd = self._kernel.prior_mean, self._kernel.prior_sd
 

@@ -67,9 +67,7 @@ def expected_improvement(mean: FloatArray, sd: FloatArray, boxes: Boxes) -> Floa
         product = np.ones((len(mean[rows]), count))
         for m in range(mean.shape[1]):
             # Boxes share few distinct edges: the expectation is worked out once an edge, then spread.
-            edges, where = np.unique(
-                np.concatenate([boxes.lower[:, m], boxes.upper[:, m]]), return_inverse=True
-            )
+            edges, where = np.unique(np.concatenate([boxes.lower[:, m], boxes.upper[:, m]]), return_inverse=True)
             shortfall = _expected_shortfall(mean[rows, m], sd[rows, m], edges)
             product *= shortfall[:, where[count:]] - shortfall[:, where[:count]]
         total[rows] = product.sum(axis=1)

@@ -38,18 +38,14 @@ class KnownObjective:
             return np.asarray(np.sum(columns, axis=0), dtype=np.float64)
         values = np.asarray(self._call(assignments), dtype=np.float64)
         if values.shape != (len(assignments),) or not np.isfinite(values).all():
-            raise EvaluationError(
-                f"known[{self._index}] must return {len(assignments)} finite costs, one a row"
-            )
+            raise EvaluationError(f"known[{self._index}] must return {len(assignments)} finite costs, one a row")
         return values
 
     def _checked(self, space: Space, source: Sequence[ArrayLike]) -> tuple[FloatArray, ...]:
         """The caller's table."""
         table = tuple(np.asarray(row, dtype=np.float64) for row in source)
         if tuple(row.shape for row in table) != tuple((k,) for k in space.cardinalities):
-            raise SearchError(
-                f"known[{self._index}] needs one cost for each option of each of {space.sites} sites"
-            )
+            raise SearchError(f"known[{self._index}] needs one cost for each option of each of {space.sites} sites")
         if not all(np.isfinite(row).all() for row in table):
             raise SearchError(f"known[{self._index}] holds a value that is not finite")
         return table
@@ -142,9 +138,7 @@ class Ledger:
         if costs.ndim != 2 or costs.shape[0] != 1 or costs.shape[1] < 1:
             raise EvaluationError(f"{place} returned shape {costs.shape} instead of (1, M)")
         if len(self.costs) and costs.shape[1] != self.costs.shape[1]:
-            raise EvaluationError(
-                f"{place} returned {costs.shape[1]} costs, earlier ones {self.costs.shape[1]}"
-            )
+            raise EvaluationError(f"{place} returned {costs.shape[1]} costs, earlier ones {self.costs.shape[1]}")
         for index, objective in self.known.items():
             if not 0 <= index < costs.shape[1]:
                 raise EvaluationError(f"known[{index}]: the objective returns only {costs.shape[1]} costs")
@@ -208,9 +202,7 @@ class Ledger:
     def _check_objectives(self, objectives: int) -> None:
         """Whether the caller's arguments fit M objectives, once M is known."""
         if self._given is not None and len(self._given) != objectives:
-            raise EvaluationError(
-                f"reference_point has {len(self._given)} numbers for {objectives} objectives"
-            )
+            raise EvaluationError(f"reference_point has {len(self._given)} numbers for {objectives} objectives")
         for index in self._limits:
             if not 0 <= index < objectives:
                 raise EvaluationError(f"limits[{index}]: there are only {objectives} objectives")
@@ -223,9 +215,7 @@ class Ledger:
                 continue
             best = sum(float(row.min()) for row in objective.table)
             if best > limit:
-                raise SearchError(
-                    f"limits[{index}] = {limit:g} cannot be met: the least possible is {best:g}"
-                )
+                raise SearchError(f"limits[{index}] = {limit:g} cannot be met: the least possible is {best:g}")
 
 
 def _earlier(space: Space, initial: tuple[ArrayLike, ArrayLike] | None) -> dict[bytes, FloatArray]:

@@ -1,0 +1,15 @@
+"""The stages of a run over its run folder: each computes its artifact once, and continues where it was stopped.
+
+    folder -> teacher -> surrogates -> latency -> space -> search -> student -> run
+
+Each module adds its artifacts to those of the one before it, as attributes of a class that extends it; ``Run`` has
+them all. A stage pulls in what it needs, so asking for the last one runs all of them. Nothing is decided here that
+the library does not decide; this is where it meets configuration, storage and progress.
+"""
+
+from netgraft.stages.folder import Progress, silent
+from netgraft.stages.run import Run
+from netgraft.stages.space import Refused, Space
+from netgraft.stages.surrogates import Surrogates
+
+__all__ = ["Progress", "Refused", "Run", "Space", "Surrogates", "silent"]

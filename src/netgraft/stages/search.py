@@ -1,0 +1,147 @@
+"""The front of quality against latency, by evaluations that are kept one by one, and the choice from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netgraft.data.images import crops_of
+from netgraft.errors import StoreError
+from netgraft.evaluate import batch_psnr_db
+from netgraft.nets.blocks import deploy
+from netgraft.search import EvaluationError, SearchResult, knee, minimize
+from netgraft.sites import KEEP
+from netgraft.stages.space import SpaceStages
+from netgraft.store import digest
+
+
+class SearchStages(SpaceStages):
+    """Searches the space, and chooses the assignment that becomes the student."""
+
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """The crops that the search judges by."""
+        return crops_of(self.config.data, "validation", count=self.config.search.crops, size=self.config.size)
+
+    @cached_property
+    def teacher_validation_db(self) -> float:
+        """The teacher's PSNR on the validation crops."""
+        return batch_psnr_db(deploy(self.teacher.module), *self.validation)
+
+    @cached_property
+    def search(self) -> SearchResult:
+        """The search by the configured method."""
+        with self._timed("search"):
+            return self.search_with(self.config.search.method)
+
+    @cached_property
+    def baselines(self) -> dict[str, SearchResult]:
+        """The same search by other methods, for comparison."""
+        with self._timed("baselines"):
+            return {method: self.search_with(method) for method in self.config.search.baselines}
+
+    def search_with(self, method: str) -> SearchResult:
+        """The search by one method; every evaluation is kept as soon as it is known."""
+        options, space = [list(names) for names in self.space.options], self.space
+        fixed = self.latency_table.fixed_ms([site.path for site in space.sites])
+        latencies = [
+            # What does not change is spread over the sites, so that the known costs add up to the whole.
+            [self.latency_table.operator_ms(site.path, name) + fixed / len(space.sites) for name in names]
+            for site, names in zip(space.sites, options, strict=True)
+        ]
+        log = EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
+        budget = self.config.search.budget
+
+        def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+            return np.array([[self._quality_loss_db(row, log), np.nan] for row in rows.tolist()])
+
+        try:
+            return minimize(
+                costs,
+                [len(names) for names in options],
+                budget=budget,
+                method=method,
+                reference_point=(self.config.search.max_loss_db * 3, sum(row[0] for row in latencies)),
+                seed=self.config.seed,
+                known={1: latencies},
+                on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
+            )
+        except EvaluationError as error:
+            # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
+            raise error.__cause__ or error from None
+
+    def _search_key(self) -> dict[str, Any]:
+        return {
+            "origin": self.origin,
+            "distill": self.config.distill.model_dump(),
+            "crops": self.config.search.crops,
+            "calibration": self.config.search.calibration,
+        }
+
+    def _quality_loss_db(self, row: list[int], log: EvaluationLog) -> float:
+        changed = {path: name for path, name in self.name_row(row).items() if name != KEEP}
+        name = digest(changed)
+        if name not in log:
+            quality = batch_psnr_db(deploy(self.student_of(changed)), *self.validation)
+            log.add(name, self.teacher_validation_db - quality)
+        return log[name]
+
+    @cached_property
+    def chosen(self) -> dict[str, int]:
+        """Rows of the search: the ``knee``, the ``fastest`` of the front, and the one that becomes the student."""
+        costs, front = self.search.costs, self.search.front
+        fastest = int(front[np.argmin(costs[front, 1])])
+        within = front[costs[front, 0] <= self.config.search.max_loss_db]
+        # The teacher loses nothing, so that there is always one within the limit.
+        points = {
+            "knee": knee(costs),
+            "fastest": fastest,
+            "fastest_within": int(within[np.argmin(costs[within, 1])]) if len(within) else 0,
+        }
+        return points | {"chosen": points[self.config.search.choose]}
+
+    @cached_property
+    def assignment(self) -> dict[str, str]:
+        """The student's operator at every site that may change."""
+        return self.name_row(self.search.assignments[self.chosen["chosen"]].tolist())
+
+
+class EvaluationLog:
+    """Evaluations as lines of JSON, appended one by one; a line cut short by a kill is ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, float] = {}
+        if path.exists():
+            for line in path.read_text(errors="replace").splitlines():
+                try:
+                    row = json.loads(line)
+                    self.known[row["assignment"]] = row["quality_loss_db"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.known
+
+    def __getitem__(self, name: str) -> float:
+        return self.known[name]
+
+    def add(self, name: str, quality_loss_db: float) -> None:
+        row = json.dumps({"assignment": name, "quality_loss_db": quality_loss_db})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                # Starting on a new line keeps a torn line from swallowing this one.
+                file.write("\n" + row)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be written: {error.strerror}; what was done before is kept"
+            ) from error
+        self.known[name] = quality_loss_db

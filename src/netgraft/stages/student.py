@@ -1,0 +1,98 @@
+"""The student: fine-tuned from end to end, and exported beside the teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import netgraft.export
+from netgraft.data.crops import CropStage, crop_batches
+from netgraft.data.images import train_source
+from netgraft.export import Export
+from netgraft.finetune import Finetuning
+from netgraft.stages.folder import CheckpointTimer
+from netgraft.stages.search import SearchStages
+
+
+class StudentStages(SearchStages):
+    """From the chosen assignment to the files that ship."""
+
+    @cached_property
+    def finetuned(self) -> tuple[nn.Module, list[float]]:
+        """The fine-tuned student, and the loss of every step."""
+        config = self.config.finetune
+        with self._timed("finetune"):
+            start = self.student_of(self.assignment)
+            work = Finetuning(start, self.teacher.module, config)
+            key = self._search_key() | {"assignment": self.assignment, "finetune": config.model_dump()}
+            path = self.store.path("finetune/student", key, ".pt")
+            if path.exists():
+                work.load_state(self.store.load_tensors(path))
+            save = CheckpointTimer()
+
+            def on_step(now: Finetuning) -> None:
+                self.progress("finetune", now.step, config.steps)
+                if save.due():
+                    self.store.save_tensors(path, now.state())
+
+            source = train_source(self.config.data, seed=self.config.seed)
+            stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
+            before = work.step
+            # Another seed than the distillation's: the student should see other crops.
+            work.run(crop_batches(source, [stage], seed=self.config.seed + 1, first_step=before), on_step)
+            if work.step != before:
+                self.store.save_tensors(path, work.state())
+        return (work.average if config.steps else start), work.losses
+
+    @cached_property
+    def exports(self) -> dict[str, Export]:
+        """Teacher and student as ONNX, with parity to PyTorch."""
+        folder = self.store.root / "export"
+        examples = torch.split(self.validation[0], 1)[:3]
+        with self._timed("export"):
+            found: dict[str, Export] = {}
+            for name, module in (("teacher", self.teacher.module), ("student", self.finetuned[0])):
+                self.progress("export", len(found), 2)
+                found[name] = self._export(name, module, folder, examples)
+        return found
+
+    def _export(self, name: str, module: nn.Module, folder: Path, examples: Sequence[Tensor]) -> Export:
+        key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
+        key |= {"name": name, "assignment": self.assignment if name == "student" else None}
+        fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
+
+        def make() -> dict[str, Any]:
+            done = netgraft.export.export(module, folder, name, examples)
+            return {
+                "size_bytes": done.size_bytes,
+                "parity_max_abs": done.parity_max_abs,
+                "content": _digest_of_files(fixed, dynamic),
+            }
+
+        stored = self.store.json(f"export/{name}", key, make)
+        if stored["content"] != _digest_of_files(fixed, dynamic):
+            # Gone, or of another config that used this folder in between: both export under the same name.
+            self.store.path(f"export/{name}", key, ".json").unlink()
+            stored = self.store.json(f"export/{name}", key, make)
+        return Export(
+            fixed=fixed,
+            dynamic=dynamic,
+            size_bytes=stored["size_bytes"],
+            parity_max_abs=stored["parity_max_abs"],
+        )
+
+
+def _digest_of_files(*paths: Path) -> str | None:
+    """Stands for what the files hold; None if one is missing."""
+    content = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            return None
+        content.update(hashlib.sha256(path.read_bytes()).digest())
+    return content.hexdigest()

@@ -1,0 +1,109 @@
+"""The teacher, its sites, how much each matters, and which of them may change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netgraft.data.images import crops_of, fingerprint
+from netgraft.errors import ConfigError
+from netgraft.nets.load import Teacher, load_teacher
+from netgraft.operators import Operator, operator_pool
+from netgraft.saliency import Protection, protect, saliency
+from netgraft.sites import Site, find_sites, paper_sites, select_sites
+from netgraft.stages.folder import RunFolder
+
+
+class TeacherStages(RunFolder):
+    """From the checkpoint to the sites that may change."""
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The pretrained network."""
+        teacher = load_teacher(self.config.teacher.path, tlc=self.config.teacher.tlc)
+        if any(side % teacher.size_multiple for side in self.config.size):
+            raise ConfigError(f"size {list(self.config.size)}: this network needs multiples of {teacher.size_multiple}")
+        return teacher
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What everything in this run depends on: the teacher's weights, the images and the seed."""
+        weights = hashlib.sha256()
+        for name, tensor in self.teacher.module.state_dict().items():
+            weights.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        config = self.config
+        return {
+            "teacher": weights.hexdigest(),
+            "tlc": config.teacher.tlc,
+            "data": fingerprint(config.data),
+            "seed": config.seed,
+            "size": config.size,
+        }
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site of the teacher."""
+        return find_sites(self.teacher.module, self.config.size)
+
+    @cached_property
+    def pool(self) -> Mapping[str, Operator]:
+        """The operators on offer."""
+        return operator_pool(self.config.space.operators)
+
+    @cached_property
+    def candidates(self) -> tuple[Site, ...]:
+        """The sites that the config names; the protected ones are still among them."""
+        chosen = self.config.space.sites
+        if chosen == "all":
+            return self.sites
+        return paper_sites(self.sites) if chosen == "paper" else select_sites(self.sites, chosen)
+
+    @cached_property
+    def saliency(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric's value for every site."""
+        config = self.config.saliency
+        wanted = dict.fromkeys((*config.metrics, self.config.space.protect_by))
+        with self._timed("saliency"):
+            size = (config.crop, config.crop)
+            degraded, clean = crops_of(self.config.data, "train", count=config.crops, size=size, seed=self.config.seed)
+            scores = {}
+            for number, metric in enumerate(wanted):
+                self.progress("saliency", number, len(wanted))
+                key = {"origin": self.origin, "crops": config.crops, "crop": config.crop, "metric": metric}
+                make = partial(self._saliency, metric, degraded, clean)
+                scores[metric] = np.array(self.store.json(f"saliency/{metric}", key, make))
+        return scores
+
+    def _saliency(self, metric: str, degraded: Tensor, clean: Tensor) -> list[float]:
+        scores = saliency(self.teacher.module, degraded, clean, self.sites, metric=metric)
+        return [float(score) for score in scores]
+
+    @cached_property
+    def protection(self) -> Protection:
+        """The sites that keep the teacher's block, and why."""
+        config = self.config.space
+        positions = [self.sites.index(site) for site in self.candidates]
+        return protect(
+            self.candidates,
+            self.saliency[config.protect_by][positions],
+            metric=config.protect_by,
+            top=min(config.protect_top, len(self.candidates)),
+            named=config.protect,
+        )
+
+    @cached_property
+    def open_sites(self) -> tuple[Site, ...]:
+        """The sites that may change."""
+        found = tuple(site for site in self.candidates if site.path not in self.protection.paths)
+        if not found:
+            raise ConfigError(
+                f"all {len(self.candidates)} sites are protected, so that nothing may change: "
+                "name more in space.sites, or lower space.protect_top"
+            )
+        return found
