@@ -31,7 +31,7 @@ def without(module: nn.Module, path: str) -> nn.Module:
     """A copy in which the block or stage at ``path`` is the identity."""
     network = copy.deepcopy(module)
     parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent) if parent else network, name, nn.Identity())
+    setattr(network.get_submodule(parent) if parent else network, name, nn.Sequential())
     return network
 
 

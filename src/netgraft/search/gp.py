@@ -183,6 +183,8 @@ class Gp:
         """The log parameters that maximize likelihood times prior, by L-BFGS."""
         prior_mean, prior_sd = self._kernel.prior_mean, self._kernel.prior_sd
 
+        # A search may run inside its caller's torch.no_grad().
+        @torch.enable_grad()
         def loss(vector: FloatArray) -> tuple[float, FloatArray]:
             theta = torch.from_numpy(vector.copy()).requires_grad_()
             factor, _ = self._factorize(theta, data, consecutive)

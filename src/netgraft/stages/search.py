@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class SearchStages(SpaceStages):
             [self.latency_table.operator_ms(site.path, name) + fixed / len(space.sites) for name in names]
             for site, names in zip(space.sites, options, strict=True)
         ]
-        log = EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
+        log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
         budget = self.config.search.budget
 
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -85,7 +84,7 @@ class SearchStages(SpaceStages):
             "calibration": self.config.search.calibration,
         }
 
-    def _quality_loss_db(self, row: list[int], log: EvaluationLog) -> float:
+    def _quality_loss_db(self, row: list[int], log: _EvaluationLog) -> float:
         changed = {path: name for path, name in self.name_row(row).items() if name != KEEP}
         name = digest(changed)
         if name not in log:
@@ -113,7 +112,7 @@ class SearchStages(SpaceStages):
         return self.name_row(self.search.assignments[self.chosen["chosen"]].tolist())
 
 
-class EvaluationLog:
+class _EvaluationLog:
     """Evaluations as lines of JSON, appended one by one; a line cut short by a kill is ignored."""
 
     def __init__(self, path: Path) -> None:

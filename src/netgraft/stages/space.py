@@ -1,4 +1,4 @@
-"""The options that are worth searching, the network that a choice of them makes, and what the latter costs whole."""
+"""The options that are worth searching, the network of any choice of them, and whether block latencies add up to it."""
 
 from __future__ import annotations
 
