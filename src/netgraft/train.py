@@ -2,10 +2,10 @@
 
 AdamW with betas (0.9, 0.9), a cosine schedule down to 1e-7, the PSNR loss, an exponential moving average of the
 weights and crops that grow (Chen et al., ECCV 2022; progressive crops after Restormer, Zamir et al., CVPR 2022).
-Two additions help when compute is scarce. Residual scales and the last convolution start so that the network is
-the identity and every block learns from the first step. And while training, each decoder level also predicts the
-clean image at its own resolution (deep supervision, as in Nah et al., CVPR 2017): without it a long deep stage
-stays idle for thousands of steps. The heads are thrown away afterwards.
+Two additions are for scarce compute. Residual scales and the last convolution start so that the network is the
+identity and every block learns from the first step. And while training, each decoder level also predicts the clean
+image at its own resolution (deep supervision, as in Nah et al., CVPR 2017), which gives the deep stages a gradient
+that does not pass through all the shallow ones. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
