@@ -29,6 +29,7 @@ from netgraft.report import (
 from netgraft.restore import OVERLAP, open_restorer
 from netgraft.sites import KEEP
 from netgraft.stages import Run
+from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
 
 SCHEMA = 1
 PACKAGES = ("netgraft", "torch", "onnxruntime", "onnx", "botorch", "numpy")
@@ -124,7 +125,7 @@ def protocol(run: Run) -> dict[str, Any]:
         },
         "search": {
             "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
-            "before fine-tuning",
+            f"before fine-tuning; more than {_cap_db(run):g} dB counts as that",
             "latency": "sum of block medians from the latency table",
             "method": config.search.method,
             "evaluations": len(run.search.costs),
@@ -139,6 +140,10 @@ def protocol(run: Run) -> dict[str, Any]:
         "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
         "seed": config.seed,
     }
+
+
+def _cap_db(run: Run) -> float:
+    return CAPPED_LOSSES * REFERENCE_LOSSES * run.config.search.max_loss_db
 
 
 def report_data(run: Run, figures: dict[str, Any]) -> ReportData:

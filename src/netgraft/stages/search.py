@@ -20,6 +20,11 @@ from netgraft.sites import KEEP
 from netgraft.stages.space import SpaceStages
 from netgraft.store import digest
 
+REFERENCE_LOSSES = 3
+"""Quality loss of the hypervolume's reference point, in units of the loss that the user allows."""
+CAPPED_LOSSES = 2
+"""Losses of more than this many times the reference point's count as just that."""
+
 
 class SearchStages(SpaceStages):
     """Searches the space, and chooses the assignment that becomes the student."""
@@ -58,8 +63,12 @@ class SearchStages(SpaceStages):
         log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
         budget = self.config.search.budget
 
+        reference_db = REFERENCE_LOSSES * self.config.search.max_loss_db
+
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            return np.array([[self._quality_loss_db(row, log), np.nan] for row in rows.tolist()])
+            losses = [self._quality_loss_db(row, log) for row in rows.tolist()]
+            # A network that diverged, at tens of dB, must not set the scale that the model learns on.
+            return np.array([[min(loss, CAPPED_LOSSES * reference_db), np.nan] for loss in losses])
 
         try:
             return minimize(
@@ -67,7 +76,7 @@ class SearchStages(SpaceStages):
                 [len(names) for names in options],
                 budget=budget,
                 method=method,
-                reference_point=(self.config.search.max_loss_db * 3, sum(row[0] for row in latencies)),
+                reference_point=(reference_db, sum(row[0] for row in latencies)),
                 seed=self.config.seed,
                 known={1: latencies},
                 on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
