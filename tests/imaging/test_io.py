@@ -8,6 +8,7 @@ import resource
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -239,20 +240,21 @@ def test_large_images_are_refused_before_decoding(tmp_path: Path) -> None:
         image_size(path, max_pixels=5)
 
 
-@pytest.fixture
+@contextmanager
 def small_file_limit() -> Iterator[None]:
-    """Files end at 1000 bytes, as on a disk that fills up."""
+    """Files end at 1000 bytes, as on a disk that fills up; that of pytest's own output too, so only for a moment."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_file_limit")
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(b"old")
-    with pytest.raises(ImageError, match=r"cannot write .*photo.png"):
+    with pytest.raises(ImageError, match=r"cannot write .*photo.png"), small_file_limit():
         write_image(path, noise((64, 64, 3)))
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
     assert path.read_bytes() == b"old"
