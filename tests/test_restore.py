@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from netgraft.devices import to_onnx
-from netgraft.errors import CheckpointError, ConfigError, ImageError
+from netgraft.errors import CheckpointError, ImageError
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
-from netgraft.restore import Restorer, check_tile, open_restorer, restore
+from netgraft.restore import Restorer, open_restorer, restore
 
 torch.set_num_threads(1)
 
@@ -266,11 +266,3 @@ def test_a_file_that_fails_on_an_image_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="failed on") as caught:
         restore(picture(64, 64), path)
     assert "\n" not in str(caught.value)
-
-
-def test_tiles_are_multiples_of_16_from_64_up() -> None:
-    check_tile(64)
-    check_tile(272)
-    for wrong in (0, 48, 100, -64):
-        with pytest.raises(ConfigError, match=str(wrong)):
-            check_tile(wrong)

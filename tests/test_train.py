@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from netgraft.data.crops import CropStage
 from netgraft.errors import ConfigError
+from netgraft.nets.losses import psnr_loss
 from netgraft.nets.nafnet import NafBlock, NafNet, NafNetShape
-from netgraft.train import TrainConfig, Training, autocast, learning_rate, new_network, psnr_loss, update_average
+from netgraft.train import TrainConfig, Training, autocast, learning_rate, new_network, update_average
 
 SHAPE = NafNetShape(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1))
 CONFIG = TrainConfig(

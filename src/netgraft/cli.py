@@ -70,11 +70,12 @@ def run(
 ) -> None:
     """Refit a network: every stage, from the checkpoint to the exported student and its report."""
     from netgraft.pipeline import refit
+    from netgraft.tables import result_table
 
     chosen = _config(out, config, preset, teacher, max_loss_db)
     with _bars() as progress:
         figures = refit(chosen, out, progress)
-    out_console.print(_result_table(figures))
+    out_console.print(result_table(figures))
     out_console.print(f"report: {out / 'report.html'}")
     _finish(figures, as_json)
 
@@ -362,30 +363,6 @@ def _config(out: Path, path: Path | None, preset: str | None, teacher: Path | No
     RunStore(out)
     write_atomically(stored, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return config
-
-
-def _result_table(figures: dict[str, Any]) -> Table:
-    table = Table(title="teacher against student")
-    for column in ("", "degraded", "teacher", "student"):
-        table.add_column(column, justify="right" if column else "left")
-    teacher, student, degraded = (figures[name] for name in ("teacher", "student", "degraded"))
-    for figure, digits in (("psnr_db", 2), ("ssim", 4)):
-        table.add_row(figure, *(f"{row[figure]:.{digits}f}" for row in (degraded, teacher, student)))
-
-    def latency(row: dict[str, Any]) -> str:
-        ms = row["latency_ms"]
-        return f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"
-
-    table.add_row("latency_ms", "", latency(teacher), latency(student))
-    table.add_row("macs", "", *(f"{row['macs'] / 1e9:.3f} G" for row in (teacher, student)))
-    table.add_row("params", "", *(f"{row['params'] / 1e6:.3f} M" for row in (teacher, student)))
-    table.add_row("parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
-    speed = teacher["latency_ms"]["median"] / student["latency_ms"]["median"]
-    table.caption = (
-        f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
-        f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
-    )
-    return table
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from netgraft.train import Precision, autocast, learning_rate, psnr_loss, update_average
+from netgraft.nets.losses import psnr_loss
+from netgraft.train import Precision, autocast, learning_rate, update_average
 
 
 class FinetuneConfig(BaseModel):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraft.errors import CheckpointError, ConfigError, ImageError
+from netgraft.errors import CheckpointError, ImageError
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.load import Teacher, load_teacher
 
@@ -169,9 +169,3 @@ def _check_image(image: object) -> None:
         raise ImageError(f"an image must be a uint8 or uint16 array, not {kind}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(f"an image must have the shape (h, w, 3), not {image.shape}")
-
-
-def check_tile(tile: int) -> None:
-    """Raise ConfigError unless a tile of this side can be used."""
-    if tile < 64 or tile % 16:
-        raise ConfigError(f"a tile of {tile} pixels: use a multiple of 16, at least 64")

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from netgraft.errors import ConfigError, ImageError, NetgraftError
 from netgraft.names import lookup, unknown
+from netgraft.nets.losses import psnr_loss
 from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -118,12 +119,6 @@ def protect(
         paths=tuple(path for path in paths if path in chosen),
         rule=" and ".join(parts) or "no site is protected",
     )
-
-
-def psnr_loss(restored: Tensor, clean: Tensor) -> Tensor:
-    """Negative PSNR in dB, the mean over the batch; the loss that NAFNet is trained with."""
-    error = (restored - clean).square().mean((1, 2, 3))
-    return 10 / math.log(10) * torch.log(error + 1e-8).mean()
 
 
 def _grad_norm(net: nn.Module, x: Tensor, clean: Tensor, loss: Loss) -> LayerScores:

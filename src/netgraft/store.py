@@ -75,13 +75,6 @@ class RunStore:
         # What comes back is what a later run would read: tuples are lists on both occasions.
         return self._read_json(path)
 
-    def tensors(self, name: str, key: Json, make: Callable[[], Any]) -> Any:
-        """The artifact of this name and key as plain containers of tensors, made now if need be."""
-        path = self.path(name, key, ".pt")
-        if not path.exists():
-            self.save_tensors(path, make())
-        return self.load_tensors(path)
-
     def save_tensors(self, path: Path, value: Any) -> None:
         """Write plain containers of tensors, whole or not at all."""
         with replacing(path) as part:

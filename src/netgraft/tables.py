@@ -1,4 +1,4 @@
-"""What a single stage prints: a table for people, a document for programs."""
+"""What a run and its stages print: a table for people, a document for programs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,31 @@ from rich.table import Table
 from netgraft.devices import Latency
 from netgraft.sites import KEEP
 from netgraft.stages import Run
+
+
+def result_table(figures: Mapping[str, Any]) -> Table:
+    """Teacher against student, from the figures of ``result.json``."""
+    table = Table(title="teacher against student")
+    for column in ("", "degraded", "teacher", "student"):
+        table.add_column(column, justify="right" if column else "left")
+    teacher, student, degraded = (figures[name] for name in ("teacher", "student", "degraded"))
+    for figure, digits in (("psnr_db", 2), ("ssim", 4)):
+        table.add_row(figure, *(f"{row[figure]:.{digits}f}" for row in (degraded, teacher, student)))
+
+    def latency(row: dict[str, Any]) -> str:
+        ms = row["latency_ms"]
+        return f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"
+
+    table.add_row("latency_ms", "", latency(teacher), latency(student))
+    table.add_row("macs", "", *(f"{row['macs'] / 1e9:.3f} G" for row in (teacher, student)))
+    table.add_row("params", "", *(f"{row['params'] / 1e6:.3f} M" for row in (teacher, student)))
+    table.add_row("parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
+    speed = teacher["latency_ms"]["median"] / student["latency_ms"]["median"]
+    table.caption = (
+        f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
+        f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
+    )
+    return table
 
 
 def stage_table(stage: str, run: Run) -> tuple[Table, Any]:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from netgraft.data.crops import CropStage
 from netgraft.errors import ConfigError
+from netgraft.nets.losses import psnr_loss
 from netgraft.nets.nafnet import NafNet, start_residuals
 
 Precision = Literal["auto", "fp32", "bf16"]
 FINAL_LEARNING_RATE = 1e-7
-_PSNR_EPS = 1e-8
 
 
 class TrainConfig(BaseModel):
@@ -60,12 +60,6 @@ class TrainConfig(BaseModel):
     def steps(self) -> int:
         """Optimizer steps in all."""
         return sum(stage.steps for stage in self.crops)
-
-
-def psnr_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over the batch of minus the PSNR in dB; both (b, 3, h, w) in [0, 1]."""
-    mse = (prediction - target).square().mean((1, 2, 3))
-    return 10 * torch.log10(mse + _PSNR_EPS).mean()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
