@@ -7,7 +7,6 @@ quietly cut to 8 bits. Color profiles are not applied: the numbers are taken as 
 from __future__ import annotations
 
 import io
-import secrets
 import struct
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from netgraft.errors import ImageError
+from netgraft.files import write_atomically
 
 RgbImage = NDArray[np.uint8] | NDArray[np.uint16]
 """(h, w, 3) RGB, 8 or 16 bits a channel."""
@@ -94,17 +94,7 @@ def write_image(path: str | Path, image: RgbImage) -> None:
             written.
     """
     path = Path(path)
-    data = _encoded(path, image)
-    # Beside the target, so that renaming is atomic; with a short name, so that long targets work too.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {_reason(error)}; check the folder and its free space") from error
+    write_atomically(path, _encoded(path, image), ImageError)
 
 
 def image_paths(folder: str | Path) -> list[Path]:

@@ -6,9 +6,7 @@ becomes one :class:`~netgraft.errors.CheckpointError` that names the file.
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.errors import CheckpointError
+from netgraft.files import write_atomically
 
 WRAPPERS = ("params_ema", "params", "state_dict")
 """Keys under which training codes store the state dict; the first that is there counts."""
@@ -78,31 +77,7 @@ def save_weights(
                 raise CheckpointError(f"{path}: {name} exceeds {LARGEST_HALF:g}; save with half=False")
             stored = stored.half()
         tensors[name] = stored
-    _write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})))
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # Temporary files are private to their owner; weights are as readable as any new file.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})), CheckpointError)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
