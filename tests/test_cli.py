@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from netgraft.cli import main
+from netgraft.commands.console import progress_bars
 from netgraft.imaging import read_image
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.nafnet import NafNet, NafNetShape
@@ -175,6 +176,19 @@ def test_train_stops_and_continues_like_one_that_did_not(netgraft: Netgraft, tmp
         # No time at all: each session does a single step and leaves a checkpoint.
         assert netgraft("train", "--out", parts, *recipe, "--minutes", 0).returncode == 0
     assert (parts / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
+
+
+def test_a_log_hears_of_long_work_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in the first half minute, then a line in each."""
+    now = [0.0]
+    monkeypatch.setattr("netgraft.commands.console.monotonic", lambda: now[0])
+    with progress_bars() as progress:
+        for second in range(100):
+            now[0] = float(second)
+            progress("distill", second, 100)
+    assert capsys.readouterr().err.splitlines() == ["distill 30/100", "distill 60/100", "distill 90/100"]
 
 
 def test_the_installed_command_leaves_with_the_exit_code(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The commands that work on a run folder: the whole run, or one of its stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netgraft.commands.console import Json, Out, finish, out_console, progress_bars
+from netgraft.config import PRESETS, RunConfig, load_config, parse_config
+from netgraft.errors import ConfigError
+from netgraft.files import write_atomically
+from netgraft.names import lookup
+from netgraft.store import RunStore
+
+Config = Annotated[Path | None, typer.Argument(help="A TOML config.", show_default=False)]
+Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, paper, tiny.")]
+TeacherFile = Annotated[
+    Path | None, typer.Option("--teacher", help="A NAFNet checkpoint; by default the embedded one.")
+]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
+]
+
+
+def run(
+    out: Out,
+    config: Config = None,
+    preset: Preset = None,
+    teacher: TeacherFile = None,
+    max_loss_db: MaxLoss = None,
+    as_json: Json = False,
+) -> None:
+    """Refit a network: every stage, from the checkpoint to the exported student and its report."""
+    from netgraft.pipeline import refit
+    from netgraft.tables import result_table
+
+    chosen = _config(out, config, preset, teacher, max_loss_db)
+    with progress_bars() as progress:
+        figures = refit(chosen, out, progress)
+    out_console.print(result_table(figures))
+    out_console.print(f"report: {out / 'report.html'}")
+    finish(figures, as_json)
+
+
+def stage_command(name: str) -> Callable[..., None]:
+    """The command that runs one stage, and what it needs, in a run folder."""
+
+    def command(
+        out: Out,
+        config: Config = None,
+        preset: Preset = None,
+        teacher: TeacherFile = None,
+        max_loss_db: MaxLoss = None,
+        as_json: Json = False,
+    ) -> None:
+        from netgraft.pipeline import STAGES
+        from netgraft.stages import Run
+        from netgraft.tables import stage_table
+
+        chosen = _config(out, config, preset, teacher, max_loss_db)
+        store = RunStore(out)
+        with progress_bars() as progress, store.lock():
+            this = Run(chosen, store, progress)
+            STAGES[name](this)
+            table, document = stage_table(name, this)
+        out_console.print(table)
+        out_console.print(f"artifacts: {out}")
+        finish(document, as_json)
+
+    return command
+
+
+def _config(
+    out: Path, path: Path | None, preset: str | None, teacher: Path | None, max_loss_db: float | None
+) -> RunConfig:
+    """The config of a run folder: from the arguments, or the one that the folder was begun with."""
+    stored = out / "config.json"
+    if path is not None and preset is not None:
+        raise ConfigError('name a config or a --preset, not both; a config can begin with preset = "NAME"')
+    if path is not None:
+        config = load_config(path)
+    elif preset is not None:
+        config = lookup("preset", preset, PRESETS)()
+    elif stored.is_file():
+        try:
+            config = parse_config(json.loads(stored.read_text()), str(stored))
+        except ValueError:
+            raise ConfigError(f"{stored}: damaged; name the config or the --preset again") from None
+    else:
+        raise ConfigError(f"{out} holds no run yet: name a config, or --preset demo")
+    values = config.model_dump(mode="json")
+    if teacher is not None:
+        values["teacher"]["path"] = str(teacher)
+    if max_loss_db is not None:
+        values["search"]["max_loss_db"] = max_loss_db
+    config = parse_config(values, "netgraft")
+    RunStore(out)
+    write_atomically(stored, json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    return config

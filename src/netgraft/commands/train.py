@@ -1,0 +1,77 @@
+"""Training a network of the NAFNet family."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netgraft.commands.console import DataRoot, Degradation, Json, Out, finish, out_console, progress_bars
+from netgraft.config import parse_config
+from netgraft.errors import ConfigError
+
+
+def train(
+    out: Out,
+    data: Annotated[str, typer.Option(help="Source of the images: embedded, sharp, folder, gopro, ...")] = "embedded",
+    root: DataRoot = None,
+    degradation: Degradation = "shake",
+    strength_px: Annotated[tuple[float, float], typer.Option(help="Least and most blur, in pixels.")] = (2.0, 20.0),
+    width: Annotated[int, typer.Option(min=1)] = 16,
+    encoder: Annotated[str, typer.Option(help="Blocks per encoder level.")] = "1,1,1,28",
+    middle: Annotated[int, typer.Option(min=0)] = 1,
+    decoder: Annotated[str, typer.Option(help="Blocks per decoder level.")] = "1,1,1,1",
+    crops: Annotated[
+        str, typer.Option(help="Stages as STEPS:SIZE:BATCH, separated by commas.")
+    ] = "11000:64:16,5500:96:8,1500:128:6",
+    learning_rate: Annotated[float, typer.Option()] = 1.5e-3,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command continues.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a NAFNet from sharp or paired images; the same command continues."""
+    from netgraft.data import CropStage
+    from netgraft.nets.nafnet import NafNetShape
+    from netgraft.pretrain import pretrain
+    from netgraft.train import TrainConfig, Training
+
+    images = parse_config(
+        {"data": {"source": data, "root": root, "degradation": degradation, "strength_px": strength_px}},
+        "netgraft train",
+    ).data
+    stages = [_whole_numbers("--crops", stage, ":", 3) for stage in crops.split(",")]
+    recipe = TrainConfig(
+        crops=tuple(CropStage(steps=a, size=b, batch=c) for a, b, c in stages),
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    shape = NafNetShape(
+        width=width,
+        encoder_blocks=tuple(_whole_numbers("--encoder", encoder)),
+        middle_blocks=middle,
+        decoder_blocks=tuple(_whole_numbers("--decoder", decoder)),
+    )
+    if len(shape.encoder_blocks) != len(shape.decoder_blocks):
+        raise ConfigError("--encoder and --decoder must name as many levels as each other")
+    with progress_bars() as progress:
+
+        def on_step(now: Training) -> None:
+            progress(f"train {now.gain_db:+.2f} dB", now.step, recipe.steps)
+
+        done = pretrain(shape, recipe, images, out, start=start, minutes=minutes, on_step=on_step)
+    out_console.print(f"{done.steps} steps: {done.degraded_db:.2f} -> {done.restored_db:.2f} dB on validation crops")
+    out_console.print(f"weights: {done.weights}")
+    finish(dataclasses.asdict(done) | {"weights": str(done.weights)}, as_json)
+
+
+def _whole_numbers(option: str, text: str, separator: str = ",", count: int | None = None) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(separator)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or (count is not None and len(numbers) != count):
+        raise ConfigError(f"{option} {text!r}: write whole numbers separated by {separator!r}")
+    return numbers
