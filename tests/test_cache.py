@@ -30,25 +30,15 @@ def test_use_counts() -> None:
     assert "once" not in cache
 
 
-def test_what_is_worth_less_than_all_others_is_not_held() -> None:
-    cache = GreedyDualCache(20)
-    cache.put("a", 1, nbytes=10, seconds=5.0)
-    cache.put("b", 2, nbytes=10, seconds=5.0)
-    cache.put("c", 3, nbytes=10, seconds=1.0)
-    assert "c" not in cache
-    assert cache.nbytes == 20
-
-
 def test_what_is_not_asked_for_any_more_ages() -> None:
-    """Each eviction raises the floor by 1: the 11th newcomer of priority 1 above it passes the old 10."""
+    """Every eviction sets the floor that newcomers of 1 start from to the last one's: 1, 2, and so on past the 10."""
     cache = GreedyDualCache(20)
     cache.put("old", 0, nbytes=10, seconds=100.0)
-    for number in range(9):
+    for number in range(10):
         cache.put(number, number, nbytes=10, seconds=10.0)
         assert "old" in cache
-    for number in range(9, 12):
+    for number in range(10, 12):
         cache.put(number, number, nbytes=10, seconds=10.0)
-        cache.get(number)
     assert "old" not in cache
 
 

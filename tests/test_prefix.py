@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from netgraft.features import site_features
 from netgraft.nets.blocks import deploy
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.operators import OPERATORS, options_for
-from netgraft.prefix import CACHE_BYTES, PrefixScores
+from netgraft.prefix import CACHE_BYTES, REACH, PrefixScores
 from netgraft.sites import KEEP, find_sites
 
 SIDE = 36
@@ -41,7 +42,7 @@ class Setting:
         self.surrogates = start_surrogates(self.teacher, self.sites, OPERATORS, seed=0)
         fit_surrogates(self.surrogates, site_features(self.teacher, self.calibration, self.sites))
 
-    def scores(self, max_bytes: int = CACHE_BYTES) -> PrefixScores:
+    def scores(self, max_bytes: int = CACHE_BYTES, reach: int = REACH) -> PrefixScores:
         return PrefixScores(
             self.teacher,
             self.paths,
@@ -50,6 +51,7 @@ class Setting:
             clean=self.clean,
             calibration=self.calibration,
             max_bytes=max_bytes,
+            reach=reach,
         )
 
     def plain(self, assignment: Assignment) -> float:
@@ -87,8 +89,8 @@ def test_scores_are_those_of_assembled_networks(setting: Setting) -> None:
     assert len(set(found)) > 20
 
 
-@pytest.mark.parametrize("max_bytes", [0, 20_000, 100_000, 1_000_000])
-def test_what_is_kept_changes_no_score(setting: Setting, max_bytes: int) -> None:
+@pytest.mark.parametrize(("max_bytes", "reach"), [(0, 3), (20_000, 3), (100_000, 10), (100_000, 1), (1_000_000, 10)])
+def test_what_is_kept_changes_no_score(setting: Setting, max_bytes: int, reach: int) -> None:
     """Bit for bit, with a cache that loses any of the features at any time, and never holds more than it may."""
     base = setting.random(3, seed=2)
     rng = random.Random(3)
@@ -98,7 +100,7 @@ def test_what_is_kept_changes_no_score(setting: Setting, max_bytes: int) -> None
         near = dict(rng.choice(base))
         near[site.path] = rng.choice(options_for(site, OPERATORS))
         assignments.append(near)
-    scores = setting.scores(max_bytes)
+    scores = setting.scores(max_bytes, reach)
     alone = [setting.scores().psnr_db(assignment) for assignment in assignments]
     assert [scores.psnr_db(assignment) for assignment in assignments] == alone
     assert scores.cache.peak_bytes <= max_bytes
@@ -133,6 +135,7 @@ def counted(setting: Setting) -> tuple[PrefixScores, Callable[[Assignment], set[
         degraded=setting.degraded,
         clean=setting.clean,
         calibration=setting.calibration,
+        reach=len(setting.paths),
     )
 
     def ran(assignment: Assignment) -> set[str]:
@@ -152,6 +155,25 @@ def test_only_what_follows_the_shared_prefix_runs(setting: Setting) -> None:
     assert ran(dropped | {"decoders.1.0": "conv3"}) == {"decoders.1.0"}
     assert ran(dropped | {"decoders.1.0": KEEP}) == set()
     assert ran(dropped) == set()
+
+
+def test_a_pass_adds_a_few_sites_to_what_is_known(setting: Setting) -> None:
+    """Of ten sites, all dropped or kept, those past the third are computed again, and from then on past the sixth."""
+    scores = setting.scores(reach=3)
+    computed: list[int] = []
+    for number, slot in enumerate(scores._slots):
+        slot.register_forward_hook(lambda slot, *_, n=number: computed.append(n) if _is_computed(slot) else None)
+    assignment = {site.path: "drop" for site in setting.sites if site.kind == "block"}
+    for first in (0, 3, 6, 9, 10):
+        computed.clear()
+        scores.psnr_db(assignment)
+        assert set(computed) == set(range(first, 10))
+
+
+def _is_computed(slot: nn.Module) -> bool:
+    act = slot.act
+    assert isinstance(act, functools.partial)
+    return act.func.__name__ == "_compute"
 
 
 def test_calibration_runs_no_further_than_it_must(setting: Setting) -> None:

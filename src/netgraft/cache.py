@@ -55,17 +55,15 @@ class GreedyDualCache:
         return entry.value
 
     def put(self, key: Hashable, value: Any, *, nbytes: int, seconds: float) -> None:
-        """Hold a value that took ``seconds`` to compute; others, or it itself, leave if there is not enough room."""
-        if nbytes > self.max_bytes:
-            return
+        """Hold a value that took ``seconds`` to compute, unless it is larger than the whole cache."""
         if key in self._entries:
             self.nbytes -= self._entries.pop(key).nbytes
-        entry = _Entry(value, nbytes, seconds / max(nbytes, 1), uses=1, ticket=0)
-        self._rank(key, entry)
+        if nbytes > self.max_bytes:
+            return
         while self.nbytes + nbytes > self.max_bytes:
-            if self._evict(key, entry):
-                return
-        self._entries[key] = entry
+            self._evict()
+        self._entries[key] = _Entry(value, nbytes, seconds / max(nbytes, 1), uses=1, ticket=0)
+        self._rank(key, self._entries[key])
         self.nbytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
@@ -73,15 +71,12 @@ class GreedyDualCache:
         entry.ticket = next(self._tickets)
         heapq.heappush(self._heap, (self._floor + entry.uses * entry.rate, entry.ticket, key))
 
-    def _evict(self, new: Hashable, entry: _Entry) -> bool:
-        """Let the lowest priority go; whether that was the new value itself."""
+    def _evict(self) -> None:
+        """Let the lowest priority go."""
         while True:
             priority, ticket, key = heapq.heappop(self._heap)
-            if key == new and ticket == entry.ticket:
-                self._floor = priority
-                return True
-            held = self._entries.get(key)
-            if held is not None and held.ticket == ticket:
+            entry = self._entries.get(key)
+            if entry is not None and entry.ticket == ticket:
                 self._floor = priority
                 self.nbytes -= self._entries.pop(key).nbytes
-                return False
+                return

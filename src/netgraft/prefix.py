@@ -29,6 +29,8 @@ from netgraft.sites import KEEP
 
 CACHE_BYTES = 1 << 30
 """Of features and blocks that are kept, unless said otherwise."""
+REACH = 4
+"""Sites behind the known prefix whose features are kept, too: the next student to share more seldom shares all."""
 PROBE = 64
 """Side, in pixels, of the crop that shows how the data flow."""
 CALIBRATION = 0
@@ -74,6 +76,7 @@ class PrefixScores:
         degraded, clean: (n, 3, h, w) validation crops in [0, 1].
         calibration: (b, 3, h, w) images that frozen norms are calibrated on.
         max_bytes: kept between students, at most; one crop's activations come on top.
+        reach: sites behind the known prefix whose features a pass adds to it.
 
     Raises:
         ConfigError: a forward pass does not meet every site once, in the order of ``paths``.
@@ -89,8 +92,10 @@ class PrefixScores:
         clean: Tensor,
         calibration: Tensor,
         max_bytes: int = CACHE_BYTES,
+        reach: int = REACH,
     ) -> None:
         self.cache = GreedyDualCache(max_bytes)
+        self._reach = reach
         self._module = module
         self._paths = tuple(paths)
         self._surrogates = surrogates
@@ -147,12 +152,13 @@ class PrefixScores:
         """
         known = self._known(student, number, min(calibrate, default=len(self._slots)))
         for site, slot in enumerate(self._slots):
+            keep = site < known + self._reach
             if site < known:
                 slot.act = partial(self._recall, student, number, site)
             elif site in calibrate:
-                slot.act = partial(self._calibrate, student, site, calibrate[site], site == max(calibrate))
+                slot.act = partial(self._calibrate, student, site, keep, calibrate[site], site == max(calibrate))
             else:
-                slot.act = partial(self._compute, student, number, site)
+                slot.act = partial(self._compute, student, number, site, keep)
         output: Tensor = self._net(self._passes[number])
         return output
 
@@ -169,27 +175,29 @@ class PrefixScores:
         # Where nobody reads what a site gave, its shape is enough.
         return torch.zeros(()).expand(self._shapes[number, student.prefixes[site][0], site]) if known is None else known
 
-    def _compute(self, student: _Student, number: int, site: int, x: Tensor) -> Tensor:
+    def _compute(self, student: _Student, number: int, site: int, keep: bool, x: Tensor) -> Tensor:
         began = time.thread_time()
         y: Tensor = student.blocks[site](x)
         self._shapes[number, student.prefixes[site][0], site] = y.shape
-        key = (number, student.prefixes[site])
-        self.cache.put(key, y, nbytes=y.untyped_storage().nbytes(), seconds=time.thread_time() - began)
+        if keep:
+            key, seconds = (number, student.prefixes[site]), time.thread_time() - began
+            self.cache.put(key, y, nbytes=y.untyped_storage().nbytes(), seconds=seconds)
         return y
 
-    def _calibrate(self, student: _Student, site: int, source: nn.Module, last: bool, x: Tensor) -> Tensor:
+    def _calibrate(self, student: _Student, site: int, keep: bool, source: nn.Module, last: bool, x: Tensor) -> Tensor:
         began = time.thread_time()
         block = copy.deepcopy(source).eval()
         with calibrating(block, StaticNorm):
             block(x)
         student.blocks[site] = deploy(block)
-        nbytes = sum(tensor.nbytes for tensor in student.blocks[site].state_dict().values())
-        seconds = time.thread_time() - began
-        self.cache.put(student.prefixes[site], student.blocks[site], nbytes=nbytes, seconds=seconds)
+        if keep:
+            nbytes = sum(tensor.nbytes for tensor in student.blocks[site].state_dict().values())
+            seconds = time.thread_time() - began
+            self.cache.put(student.prefixes[site], student.blocks[site], nbytes=nbytes, seconds=seconds)
         if last:
             raise _Enough
         # Of the deployed block, as when it is known already: the scores do not depend on what was kept.
-        return self._compute(student, CALIBRATION, site, x)
+        return self._compute(student, CALIBRATION, site, keep, x)
 
     def _source(self, key: SurrogateKey) -> nn.Module:
         """The module as it was handed in."""
