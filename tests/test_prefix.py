@@ -101,7 +101,8 @@ def test_what_is_kept_changes_no_score(setting: Setting, max_bytes: int, reach: 
         near[site.path] = rng.choice(options_for(site, OPERATORS))
         assignments.append(near)
     scores = setting.scores(max_bytes, reach)
-    alone = [setting.scores().psnr_db(assignment) for assignment in assignments]
+    nothing = setting.scores(0)
+    alone = [nothing.psnr_db(assignment) for assignment in assignments]
     assert [scores.psnr_db(assignment) for assignment in assignments] == alone
     assert scores.cache.peak_bytes <= max_bytes
     if max_bytes:
