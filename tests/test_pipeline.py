@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -31,6 +32,8 @@ from netgraft.imaging import psnr_db, read_image, write_image
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.pipeline import STAGES, refit
+from netgraft.prefix import PrefixScores
+from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
 
@@ -93,7 +96,7 @@ def counting(patched: pytest.MonkeyPatch) -> Counter[str]:
     count(stages.surrogates, "fit_surrogates", "fit")
     count(Distillation, "_learn", "distill")
     count(stages.latency, "measure_modules", "measure")
-    count(stages.search, "batch_psnr_db", "quality")
+    count(PrefixScores, "psnr_db", "quality")
     count(Finetuning, "_learn", "finetune")
     count(netgraft.export, "export", "export")
     count(stages.run, "evaluate", "evaluate")
@@ -317,12 +320,51 @@ def test_a_torn_line_costs_one_evaluation(whole: Whole, copied: Path, monkeypatc
     (log,) = (copied / "artifacts" / "search").glob("*.jsonl")
     lines = log.read_text().splitlines()
     log.write_bytes("\n".join([*lines[:-1], lines[-1][: len(lines[-1]) // 2]]).encode() + b"\xff\n5\n[]")
+    for result in (copied / "artifacts" / "search").glob("*.json"):
+        result.unlink()
     calls = counting(monkeypatch)
     run = opened(whole, copied)
     assert (run.search.costs == opened(whole, whole.out).search.costs).all()
     assert len(run.baselines["random"].costs) == BUDGET
     # The one that was torn, and the teacher that it is compared with.
     assert calls == Counter(quality=2)
+
+
+def test_a_finished_search_is_read_and_one_of_other_settings_is_not(
+    whole: Whole, copied: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a proposal: array by array the same; any other budget or latency is another search."""
+    original = opened(whole, copied)
+    expected = {"auto": original.search} | original.baselines
+    methods: list[str] = []
+
+    def counted(*args: Any, **kwargs: Any) -> SearchResult:
+        methods.append(kwargs["method"])
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr(stages.search, "minimize", counted)
+    again = opened(whole, copied)
+    found = {"auto": again.search} | again.baselines
+    assert not methods
+    for method, result in found.items():
+        for field in dataclasses.fields(SearchResult):
+            ours, theirs = getattr(result, field.name), getattr(expected[method], field.name)
+            np.testing.assert_array_equal(ours, theirs)
+            assert type(ours) is type(theirs)
+            assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
+    other = Run(settings(root, search={"budget": BUDGET - 1}), RunStore(copied))
+    assert len(other.search.costs) == BUDGET - 1
+    assert methods == ["auto"]
+    slower = opened(whole, copied)
+    table = slower.latency_table
+    path, name = slower.space.sites[0].path, slower.space.options[0][-1]
+    key = (table.site_keys[path], name)
+    slower.latency_table = dataclasses.replace(
+        table, entries=dict(table.entries) | {key: dataclasses.replace(table.entries[key], median_ms=1e3)}
+    )
+    slower.space = again.space
+    assert slower.search.costs[:, 1].max() > 1e3
+    assert methods == ["auto", "auto"]
 
 
 class FileDevice(FakeDevice):

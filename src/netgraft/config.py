@@ -123,6 +123,8 @@ class SearchConfig(_Strict):
     """Validation crops that quality is judged on, at the profiled size."""
     calibration: int = Field(2, ge=1)
     """Training crops, at the profiled size, that each assembled network is calibrated on."""
+    cache_mib: int = Field(1024, ge=0)
+    """Features that are kept between evaluations, in MiB at most; changes the time that they take, not the results."""
     max_loss_db: float = Field(1.0, gt=0)
     """The student is the fastest assignment that loses at most this, before it is fine-tuned."""
     choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"

@@ -91,16 +91,25 @@ def batch_psnr_db(module: nn.Module, degraded: Tensor, clean: Tensor, *, batch: 
 
     A network whose output is not finite scores 0 dB, which is how the search sees a student that diverged.
     """
-    scores = []
-    for x, y in zip(torch.split(degraded, batch), torch.split(clean, batch), strict=True):
-        raw = module(x.to(memory_format=torch.channels_last))
+    raw = (module(x.to(memory_format=torch.channels_last)) for x in torch.split(degraded, batch))
+    scores = crop_psnrs_db(raw, torch.split(clean, batch))
+    return 0.0 if scores is None else float(np.mean(scores))
+
+
+def crop_psnrs_db(raw: Iterable[Tensor], clean: Iterable[Tensor]) -> list[float] | None:
+    """PSNR of every crop, from a network's outputs and the clean crops, both in batches (b, 3, h, w).
+
+    None if the network diverged; the batches behind the first output that is not finite are not asked for.
+    """
+    scores: list[float] = []
+    for output, target in zip(raw, clean, strict=True):
         # Before clamping, which would turn infinity into white.
-        if not bool(torch.isfinite(raw).all()):
-            return 0.0
-        restored = raw.clamp(0, 1).mul(255).round().div(255)
-        mse = (restored - y).square().mean((1, 2, 3))
-        scores.append(-10 * torch.log10(mse.clamp_min(1e-10)))
-    return float(torch.cat(scores).mean())
+        if not bool(torch.isfinite(output).all()):
+            return None
+        restored = output.clamp(0, 1).mul(255).round().div(255)
+        mse = (restored - target).square().mean((1, 2, 3))
+        scores += (-10 * torch.log10(mse.clamp_min(1e-10))).tolist()
+    return scores
 
 
 def paired_interval(

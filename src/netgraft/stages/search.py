@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from torch import Tensor
 
 from netgraft.data.images import crops_of
 from netgraft.errors import StoreError
-from netgraft.evaluate import batch_psnr_db
-from netgraft.nets.blocks import deploy
+from netgraft.prefix import PrefixScores
 from netgraft.search import EvaluationError, SearchResult, knee, minimize
 from netgraft.sites import KEEP
 from netgraft.stages.space import SpaceStages
@@ -35,9 +35,23 @@ class SearchStages(SpaceStages):
         return crops_of(self.config.data, "validation", count=self.config.search.crops, size=self.config.size)
 
     @cached_property
+    def scores(self) -> PrefixScores:
+        """What judges assignments; it remembers features over all searches."""
+        degraded, clean = self.validation
+        return PrefixScores(
+            self.teacher.module,
+            [site.path for site in self.sites],
+            self.surrogates.modules,
+            degraded=degraded,
+            clean=clean,
+            calibration=self.calibration,
+            max_bytes=self.config.search.cache_mib << 20,
+        )
+
+    @cached_property
     def teacher_validation_db(self) -> float:
         """The teacher's PSNR on the validation crops."""
-        return batch_psnr_db(deploy(self.teacher.module), *self.validation)
+        return self.scores.psnr_db({})
 
     @cached_property
     def search(self) -> SearchResult:
@@ -49,7 +63,10 @@ class SearchStages(SpaceStages):
     def baselines(self) -> dict[str, SearchResult]:
         """The same search by other methods, for comparison."""
         with self._timed("baselines"):
-            return {method: self.search_with(method) for method in self.config.search.baselines}
+            found = {method: self.search_with(method) for method in self.config.search.baselines}
+        # Nothing is searched any more: what was kept for it makes room.
+        vars(self).pop("scores", None)
+        return found
 
     def search_with(self, method: str) -> SearchResult:
         """The search by one method; every evaluation is kept as soon as it is known."""
@@ -60,27 +77,33 @@ class SearchStages(SpaceStages):
             [self.latency_table.operator_ms(site.path, name) + fixed / len(space.sites) for name in names]
             for site, names in zip(space.sites, options, strict=True)
         ]
-        log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
-        budget = self.config.search.budget
-
         reference_db = REFERENCE_LOSSES * self.config.search.max_loss_db
+        problem = {
+            "options": [len(names) for names in options],
+            "budget": self.config.search.budget,
+            "method": method,
+            "reference_point": (reference_db, sum(row[0] for row in latencies)),
+            "seed": self.config.seed,
+        }
+        # The proposals take longer than everything else that a finished run does again.
+        key = {"schema": _RESULT_FIELDS, "evaluations": self._search_key(), "capped": CAPPED_LOSSES}
+        key |= {"names": {site.path: names for site, names in zip(space.sites, options, strict=True)}}
+        key |= {"latencies": latencies, "problem": problem}
+        return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem, latencies)))
+
+    def _search_anew(self, problem: dict[str, Any], latencies: list[list[float]]) -> dict[str, Any]:
+        log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
+        # A network that diverged, at tens of dB, must not set the scale that the model learns on.
+        cap_db = CAPPED_LOSSES * problem["reference_point"][0]
 
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            losses = [self._quality_loss_db(row, log) for row in rows.tolist()]
-            # A network that diverged, at tens of dB, must not set the scale that the model learns on.
-            return np.array([[min(loss, CAPPED_LOSSES * reference_db), np.nan] for loss in losses])
+            return np.array([[min(self._quality_loss_db(row, log), cap_db), np.nan] for row in rows.tolist()])
+
+        def report(done: int, *_: object) -> None:
+            self.progress(f"search {problem['method']}", done, problem["budget"])
 
         try:
-            return minimize(
-                costs,
-                [len(names) for names in options],
-                budget=budget,
-                method=method,
-                reference_point=(reference_db, sum(row[0] for row in latencies)),
-                seed=self.config.seed,
-                known={1: latencies},
-                on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
-            )
+            return _result_row(minimize(costs, **problem, known={1: latencies}, on_evaluation=report))
         except EvaluationError as error:
             # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
             raise error.__cause__ or error from None
@@ -97,8 +120,7 @@ class SearchStages(SpaceStages):
         changed = {path: name for path, name in self.name_row(row).items() if name != KEEP}
         name = digest(changed)
         if name not in log:
-            quality = batch_psnr_db(deploy(self.student_of(changed)), *self.validation)
-            log.add(name, self.teacher_validation_db - quality)
+            log.add(name, self.teacher_validation_db - self.scores.psnr_db(changed))
         return log[name]
 
     @cached_property
@@ -119,6 +141,27 @@ class SearchStages(SpaceStages):
     def assignment(self) -> dict[str, str]:
         """The student's operator at every site that may change."""
         return self.name_row(self.search.assignments[self.chosen["chosen"]].tolist())
+
+
+_RESULT_FIELDS = [field.name for field in fields(SearchResult)]
+
+
+def _result_row(result: SearchResult) -> dict[str, Any]:
+    """A search's result as it is stored: arrays as lists, with their type."""
+    return {
+        name: {"dtype": str(value.dtype), "values": value.tolist()} if isinstance(value, np.ndarray) else value
+        for name, value in asdict(result).items()
+    }
+
+
+def _result_from(row: dict[str, Any]) -> SearchResult:
+    """What :func:`_result_row` stored."""
+    return SearchResult(
+        **{
+            name: np.array(value["values"], value["dtype"]) if isinstance(value, dict) and "dtype" in value else value
+            for name, value in row.items()
+        }
+    )
 
 
 class _EvaluationLog:
