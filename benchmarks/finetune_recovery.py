@@ -108,7 +108,10 @@ def main() -> None:
             "fourier": fourier,
             "checkpoints": rows,
             "db_per_cpu_minute": 60 * gain / max(rows[-1]["cpu_seconds"], 1e-9),
-            "against_psnr_db": [rows[-1]["psnr_db"] - records.get("psnr", {"checkpoints": rows})["checkpoints"][-1]["psnr_db"], *interval],
+            "against_psnr_db": [
+                rows[-1]["psnr_db"] - records.get("psnr", {"checkpoints": rows})["checkpoints"][-1]["psnr_db"],
+                *interval,
+            ],
         }
         console.print(f"{name}: " + ", ".join(f"{row['step']}: {row['psnr_db']:.3f}" for row in rows))
 

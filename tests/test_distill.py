@@ -16,12 +16,12 @@ from netgraft.distill import (
     DistillConfig,
     SurrogateKey,
     fit_surrogates,
-    normalized_l2,
     start_surrogates,
     surrogate_errors,
 )
 from netgraft.features import site_features
 from netgraft.nets.blocks import FittedAffine, StaticNafBlock
+from netgraft.nets.losses import normalized_l2
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.operators import OPERATORS, operator_pool
 from netgraft.sites import Site, find_sites, select_sites
@@ -191,26 +191,54 @@ def test_what_starts_from_the_teacher_learns_at_a_tenth(teacher: NafNet, sites: 
         assert max(moved) == pytest.approx(rate, rel=1e-2)
 
 
-def test_a_distillation_resumes_to_the_last_bit(teacher: NafNet, sites: tuple[Site, ...]) -> None:
-    """Three steps, a file, and three more by a new object equal six in one go."""
-    work, whole = distilled(teacher, sites)
-    half_modules = start_surrogates(teacher, sites, POOL, seed=0)
-    fit_surrogates(half_modules, site_features(teacher, batches()[0], sites))
-    half = Distillation(teacher, sites, half_modules, POOL, CONFIG)
-    half.run(batches(3))
+@pytest.mark.parametrize("stop", [3, 6, 8])
+def test_a_distillation_resumes_to_the_last_bit(teacher: NafNet, sites: tuple[Site, ...], stop: int) -> None:
+    """Some steps, a file, and the rest by a new object equal all in one go, wherever it stopped."""
+    config = CONFIG.model_copy(update={"joint_steps": 4})
+
+    def begun(seed: int) -> Distillation:
+        modules = start_surrogates(teacher, sites, POOL, seed=seed)
+        fit_surrogates(modules, site_features(teacher, batches()[0], sites))
+        return Distillation(teacher, sites, modules, POOL, config, seed=7)
+
+    whole = begun(0)
+    whole.run(batches(12))
+    assert whole.step == config.all_steps == 10
+    half = begun(0)
+    half.run(batches(stop))
     file = io.BytesIO()
     torch.save(half.state(), file)
     file.seek(0)
 
-    modules = start_surrogates(teacher, sites, POOL, seed=99)
-    resumed = Distillation(teacher, sites, modules, POOL, CONFIG)
+    resumed = begun(99)
     resumed.load_state(torch.load(file, weights_only=True))
-    assert resumed.step == 3
-    resumed.run(batches(first=3))
-    learned = {key: whole[key] for key in resumed.learning}
-    assert_same(weights(resumed.learning), weights(learned))
-    assert resumed.losses == work.losses
-    assert any(isinstance(m, StaticNafBlock) for m in learned.values())
+    assert resumed.step == stop
+    resumed.run(batches(10, first=stop))
+    assert_same(weights(resumed.learning), weights(whole.learning))
+    assert resumed.losses == whole.losses
+    assert {len(losses) for losses in whole.losses.values()} == {6}
+    assert any(isinstance(m, StaticNafBlock) for m in whole.learning.values())
+
+
+def test_the_joint_phase_changes_those_on_the_path_alone(
+    teacher: NafNet, sites: tuple[Site, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off the path, and where there is nothing to learn, weights stay to the bit, whatever momentum they have."""
+    path = {"encoders.0.0": "drop", "downs.0": "strided3", "middle_blks.0": "naf_static", "decoders.0.0": "conv3_res"}
+    monkeypatch.setattr("netgraft.distill.draw_path", lambda keys, rng: path)
+    modules = start_surrogates(teacher, sites, POOL, seed=0)
+    fit_surrogates(modules, site_features(teacher, batches()[0], sites))
+    work = Distillation(teacher, sites, modules, POOL, CONFIG.model_copy(update={"joint_steps": 2}))
+    work.run(batches(6))
+    before = {key: weights({key: module}) for key, module in modules.items()}
+    work.run(batches(8, first=6))
+    assert work.step == 8
+    changed = {
+        key
+        for key, module in modules.items()
+        if any(not torch.equal(value, before[key][name]) for name, value in weights({key: module}).items())
+    }
+    assert changed == {("middle_blks.0", "naf_static"), ("decoders.0.0", "conv3_res")}
 
 
 def test_the_teacher_is_left_alone(teacher: NafNet, sites: tuple[Site, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The losses that restoration networks are trained with, both in dB so that their weights compare."""
+"""The losses of networks and surrogates; those of images are in dB, so that their weights compare."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from torch import Tensor
 
 _EPS = 1e-8
 """Keeps the loss of a perfect image finite, at -80 dB."""
+
+
+def normalized_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared error over the energy of the target; both (b, c, h, w)."""
+    return (prediction - target).square().sum() / target.square().sum().clamp_min(1e-12)
 
 
 def psnr_loss(prediction: Tensor, target: Tensor) -> Tensor:
