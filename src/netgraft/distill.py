@@ -35,7 +35,7 @@ class DistillConfig(BaseModel):
     steps: int = Field(300, ge=1)
     """Optimizer steps; each is one batch through the teacher."""
     joint_steps: int = Field(0, ge=0)
-    """Further steps, each along one random assignment, in which surrogates see what the ones before them give."""
+    """Further steps, each along a random assignment: every surrogate sees what those before it give."""
     batch: int = Field(8, ge=1)
     """Crops a batch."""
     crop: int = Field(64, ge=16)
@@ -98,7 +98,7 @@ class Distillation:
 
     Args:
         module: the teacher; left untouched.
-        surrogates: modules that learn, trained in place; those that do not learn stand on the paths of the joint phase.
+        surrogates: modules that learn, trained in place; the others stand on the joint phase's paths.
         pool: the operators that they come from.
         seed: of the joint phase's assignments.
     """
@@ -156,7 +156,7 @@ class Distillation:
         for group in self.optimizer.param_groups:
             cosine = 0.5 * (1 + math.cos(math.pi * done))
             group["lr"] = self.config.learning_rate * group.get("share", 1.0) * cosine
-        # Without gradients, not with zeros: the optimizer then leaves the surrogates alone that are not on the path.
+        # Without gradients, not with zeros: the optimizer then leaves alone what learned nothing.
         self.optimizer.zero_grad(set_to_none=True)
         if apart:
             self._learn_apart(features)
@@ -176,8 +176,10 @@ class Distillation:
         # By the step's number, so that a distillation that continues draws what it would have drawn.
         chosen = draw_path(list(self.surrogates), np.random.default_rng((self.seed, self.step)))
         path = {site: self.surrogates[site, name] for site, name in chosen.items()}
-        learning = {site for site, name in chosen.items() if (site, name) in self.learning}
-        learn_along(self.module, path, images, features, learning)
+        learners: dict[str, dict[str, nn.Module]] = {}
+        for (site, name), surrogate in self.learning.items():
+            learners.setdefault(site, {})[name] = surrogate
+        learn_along(self.module, path, learners, images, features)
 
     def state(self) -> dict[str, object]:
         """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""

@@ -2,12 +2,13 @@
 
 Apart from each other, surrogates only ever see the teacher's features. In a student, what reaches them carries the
 errors of all the surrogates before. Here each is given just that, and still learns to give the teacher's features.
+What reaches a site does not depend on what stands there, so that one path teaches every surrogate of every site.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -46,47 +47,51 @@ def calibrated_on_the_way(module: nn.Module) -> Iterator[None]:
             norm.scale.copy_(scale)
 
 
-class _OnPath(nn.Module):
-    """A surrogate at its place in the network; it learns as it is passed, if it may, and gives on no gradients."""
+class _Site(nn.Module):
+    """A site on a path: what stands there passes the features on, and all its surrogates learn from what comes in."""
 
-    def __init__(self, surrogate: nn.Module, target: Tensor, losses: dict[str, float], path: str, learns: bool) -> None:
+    def __init__(
+        self, block: nn.Module, learners: Mapping[str, nn.Module], target: Tensor, losses: dict[str, float]
+    ) -> None:
         super().__init__()
-        self.surrogate = surrogate
+        self.block = block
+        self.learners = learners
         self.target = target
         self.losses = losses
-        self.path = path
-        self.learns = learns
 
     def forward(self, x: Tensor) -> Tensor:
-        with calibrated_on_the_way(self.surrogate), torch.set_grad_enabled(self.learns):
-            y: Tensor = self.surrogate(x)
-            loss = normalized_l2(y, self.target)
-            self.losses[self.path] = float(loss.detach())
-            # False for NaN too.
-            if self.learns and self.losses[self.path] < DIVERGED:
-                # Here and now: the graph of a single surrogate is all that is ever held.
-                loss.backward()  # type: ignore[no-untyped-call]
-        return y.detach()
+        for name, learner in self.learners.items():
+            with calibrated_on_the_way(learner), torch.enable_grad():
+                loss = normalized_l2(learner(x), self.target)
+                self.losses[name] = float(loss.detach())
+                # False for NaN too.
+                if self.losses[name] < DIVERGED:
+                    # Here and now: the graph of a single surrogate is all that is ever held.
+                    loss.backward()  # type: ignore[no-untyped-call]
+        with calibrated_on_the_way(self.block):
+            y: Tensor = self.block(x)
+        return y
 
 
 def learn_along(
     module: nn.Module,
-    chosen: Mapping[str, nn.Module],
+    path: Mapping[str, nn.Module],
+    learners: Mapping[str, Mapping[str, nn.Module]],
     images: Tensor,
     features: Mapping[str, SiteFeatures],
-    learning: Collection[str],
-) -> dict[str, float]:
-    """Run ``images`` (b, 3, h, w) through ``module`` with surrogates at their sites; gradients of their losses add up.
+) -> dict[str, dict[str, float]]:
+    """Run ``images`` (b, 3, h, w) through ``module`` along a path, and add up the gradients of every learner's loss.
 
-    chosen: surrogate by site path; learning: the paths of those that learn; features: the teacher's, of these images.
-    Returns the normalized L2 at every replaced site, in the order in which data flows; a diverged one teaches nothing.
+    path: what stands at the replaced sites, by site path. learners: surrogates by site path and name; all those of a
+    site learn from what reaches it, whichever of them stands there. features: the teacher's, of these images.
+    Returns the normalized L2 by site path and name; one that diverged teaches nothing.
     """
-    losses: dict[str, float] = {}
+    losses: dict[str, dict[str, float]] = {}
     # As if copied already: the network shares all its weights, and only its frame is new.
     shared: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
-    for path, surrogate in chosen.items():
-        block = module.get_submodule(path)
-        shared[id(block)] = _OnPath(surrogate, features[path].y, losses, path, path in learning)
+    for site in path.keys() | learners.keys():
+        block, losses[site] = module.get_submodule(site), {}
+        shared[id(block)] = _Site(path.get(site, block), learners.get(site, {}), features[site].y, losses[site])
     network = copy.deepcopy(module, shared)
     with torch.no_grad():
         network(images)
