@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from netgraft.assemble import assemble
 from netgraft.distill import (
     Distillation,
     DistillConfig,
     SurrogateKey,
     fit_surrogates,
-    normalized_l2,
     start_surrogates,
     surrogate_errors,
 )
 from netgraft.features import site_features
 from netgraft.nets.blocks import FittedAffine, StaticNafBlock
+from netgraft.nets.losses import normalized_l2
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.operators import OPERATORS, operator_pool
 from netgraft.sites import Site, find_sites, select_sites
@@ -191,26 +192,58 @@ def test_what_starts_from_the_teacher_learns_at_a_tenth(teacher: NafNet, sites: 
         assert max(moved) == pytest.approx(rate, rel=1e-2)
 
 
-def test_a_distillation_resumes_to_the_last_bit(teacher: NafNet, sites: tuple[Site, ...]) -> None:
-    """Three steps, a file, and three more by a new object equal six in one go."""
-    work, whole = distilled(teacher, sites)
-    half_modules = start_surrogates(teacher, sites, POOL, seed=0)
-    fit_surrogates(half_modules, site_features(teacher, batches()[0], sites))
-    half = Distillation(teacher, sites, half_modules, POOL, CONFIG)
-    half.run(batches(3))
+@pytest.mark.parametrize("stop", [3, 6, 8])
+def test_a_distillation_resumes_to_the_last_bit(teacher: NafNet, sites: tuple[Site, ...], stop: int) -> None:
+    """Some steps, a file, and the rest by a new object equal all in one go, wherever it stopped."""
+    config = CONFIG.model_copy(update={"joint_steps": 4})
+
+    def begun(seed: int) -> Distillation:
+        modules = start_surrogates(teacher, sites, POOL, seed=seed)
+        fit_surrogates(modules, site_features(teacher, batches()[0], sites))
+        return Distillation(teacher, sites, modules, POOL, config, seed=7)
+
+    whole = begun(0)
+    whole.run(batches(12))
+    assert whole.step == config.all_steps == 10
+    half = begun(0)
+    half.run(batches(stop))
     file = io.BytesIO()
     torch.save(half.state(), file)
     file.seek(0)
 
-    modules = start_surrogates(teacher, sites, POOL, seed=99)
-    resumed = Distillation(teacher, sites, modules, POOL, CONFIG)
+    resumed = begun(99)
     resumed.load_state(torch.load(file, weights_only=True))
-    assert resumed.step == 3
-    resumed.run(batches(first=3))
-    learned = {key: whole[key] for key in resumed.learning}
-    assert_same(weights(resumed.learning), weights(learned))
-    assert resumed.losses == work.losses
-    assert any(isinstance(m, StaticNafBlock) for m in learned.values())
+    assert resumed.step == stop
+    resumed.run(batches(10, first=stop))
+    assert_same(weights(resumed.learning), weights(whole.learning))
+    assert resumed.losses == whole.losses
+    assert {len(losses) for losses in whole.losses.values()} == {6}
+    assert any(isinstance(m, StaticNafBlock) for m in whole.learning.values())
+
+
+def test_the_joint_phase_learns_along_paths(
+    teacher: NafNet, sites: tuple[Site, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that learns does so; the loss at the end of a path goes down further than apart; what is fitted stays."""
+    path = {"encoders.0.0": "drop", "middle_blks.0": "drop"}
+    monkeypatch.setattr("netgraft.distill.draw_path", lambda keys, rng: path)
+    key, errors = ("decoders.0.0", "conv3_res"), {}
+    for name, counts in {"apart": (80, 0), "joint": (40, 40)}.items():
+        modules = start_surrogates(teacher, sites, POOL, seed=0)
+        features = site_features(teacher, batches()[0], sites)
+        fit_surrogates(modules, features)
+        before = weights(modules)
+        config = DistillConfig(steps=counts[0], joint_steps=counts[1], learning_rate=1e-2)
+        work = Distillation(teacher, sites, modules, POOL, config)
+        work.run(batches()[:1] * 80)
+        assert work.step == 80
+        assert {len(losses) for losses in work.losses.values()} == {counts[0]}
+        changed = {value for value, tensor in weights(modules).items() if not torch.equal(tensor, before[value])}
+        assert not any("drop" in value or "strided3" in value for value in changed)
+        student = assemble(teacher, path | dict([key]), modules)
+        seen = site_features(student, batches()[0], [site for site in sites if site.path == key[0]])
+        errors[name] = normalized_l2(seen[key[0]].y, features[key[0]].y).item()
+    assert errors["joint"] < errors["apart"]
 
 
 def test_the_teacher_is_left_alone(teacher: NafNet, sites: tuple[Site, ...]) -> None:

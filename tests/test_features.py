@@ -52,6 +52,16 @@ def test_only_the_sites_that_are_asked_for_are_kept(net: NafNet) -> None:
     assert list(site_features(net, torch.rand(1, 3, 16, 16), sites)) == [site.path for site in sites]
 
 
+def test_the_pass_ends_at_the_last_site(net: NafNet) -> None:
+    """Modules behind it are not called; those before it are."""
+    sites = [site for site in find_sites(net, (16, 16)) if site.path in {"encoders.0.0", "downs.1"}]
+    called: list[str] = []
+    for name in ("encoders.1.0", "downs.1", "middle_blks.0", "ending"):
+        net.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    assert len(site_features(net, torch.rand(1, 3, 16, 16), sites)) == 2
+    assert called == ["encoders.1.0", "downs.1"]
+
+
 def test_looking_leaves_no_trace(net: NafNet) -> None:
     """No hooks, no gradients, and features that others may learn from; also after an error."""
     sites = find_sites(net, (16, 16))

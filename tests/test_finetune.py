@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.finetune import FinetuneConfig, Finetuning
+from netgraft.nets.losses import fourier_loss
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.train import learning_rate, psnr_loss
 
@@ -142,3 +143,19 @@ def test_statistics_of_an_operator_of_ones_own_reach_the_result() -> None:
     assert isinstance(mean, Tensor)
     assert (mean != 0).all()
     assert torch.equal(mean, work.student.get_submodule("1").running_mean)  # type: ignore[arg-type]
+
+
+def test_the_fourier_loss_has_its_say() -> None:
+    """With a large weight the student's spectrum ends nearer to the clean one's; what is noted stays the PSNR loss."""
+    task, ends = batches(1) * 40, {}
+    degraded, clean = task[0]
+    for weight in (0.0, 20.0):
+        config = FinetuneConfig(
+            steps=40, average=0.5, learning_rate=2e-3, distillation=0, fourier=weight, precision="fp32"
+        )
+        work = Finetuning(network(0), network(1), config)
+        work.run(task)
+        assert work.losses[0] == pytest.approx(psnr_loss(network(0)(degraded), clean).item(), abs=1e-4)
+        with torch.no_grad():
+            ends[weight] = fourier_loss(work.average(degraded), clean).item()
+    assert ends[20.0] < ends[0.0]

@@ -1,7 +1,8 @@
 """Surrogates by feature distillation: each learns to give the teacher's output at its site from the teacher's input.
 
 One teacher pass feeds every surrogate of the batch, whatever its site and operator. Each surrogate's loss stands
-alone, so that training many together gives exactly what training them one at a time would.
+alone, so that training many together gives exactly what training them one at a time would. A joint phase may follow,
+in which they learn from each other's outputs instead of the teacher's (see :mod:`netgraft.joint`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from netgraft.features import SiteFeatures, site_features
+from netgraft.joint import draw_path, learn_along
 from netgraft.nets.blocks import Calibrated, FittedAffine, calibrating
+from netgraft.nets.losses import normalized_l2
 from netgraft.operators import Operator, options_for
 from netgraft.sites import Site
 
@@ -30,6 +34,8 @@ class DistillConfig(BaseModel):
 
     steps: int = Field(300, ge=1)
     """Optimizer steps; each is one batch through the teacher."""
+    joint_steps: int = Field(0, ge=0)
+    """Further steps, each along a random assignment: every surrogate sees what those before it give."""
     batch: int = Field(8, ge=1)
     """Crops a batch."""
     crop: int = Field(64, ge=16)
@@ -39,10 +45,10 @@ class DistillConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0)
     """Of operators that start afresh; those from the teacher's weights learn at a tenth of it."""
 
-
-def normalized_l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared error over the energy of the target; both (b, c, h, w)."""
-    return (prediction - target).square().sum() / target.square().sum().clamp_min(1e-12)
+    @property
+    def all_steps(self) -> int:
+        """Batches in all."""
+        return self.steps + self.joint_steps
 
 
 def start_surrogates(
@@ -92,8 +98,9 @@ class Distillation:
 
     Args:
         module: the teacher; left untouched.
-        surrogates: modules that learn, trained in place.
+        surrogates: modules that learn, trained in place; the others stand on the joint phase's paths.
         pool: the operators that they come from.
+        seed: of the joint phase's assignments.
     """
 
     def __init__(
@@ -103,16 +110,21 @@ class Distillation:
         surrogates: Mapping[SurrogateKey, nn.Module],
         pool: Mapping[str, Operator],
         config: DistillConfig,
+        *,
+        seed: int = 0,
     ) -> None:
         self.module = module
         self.sites = sites
         self.config = config
+        self.seed = seed
+        self.surrogates = surrogates
         self.learning = {
             key: surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for key, surrogate in surrogates.items()
             if pool[key[1]].learning == "distill"
         }
         self.losses: dict[SurrogateKey, list[float]] = {key: [] for key in self.learning}
+        """Normalized L2 of every step on the teacher's features; the joint phase adds none."""
         self.step = 0
         groups = [
             {
@@ -132,24 +144,42 @@ class Distillation:
     ) -> None:
         """Train on batches of degraded images (b, 3, h, w) until the configured number of steps is done."""
         for images in batches:
-            if self.step >= self.config.steps or not self.learning:
+            if self.step >= self.config.all_steps or not self.learning:
                 break
-            self._learn(images)
+            self._learn(images.to(memory_format=torch.channels_last))
             on_step(self)
 
     def _learn(self, images: Tensor) -> None:
-        features = site_features(self.module, images.to(memory_format=torch.channels_last), self.sites)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        features = site_features(self.module, images, self.sites)
+        apart = self.step < self.config.steps
+        done = self.step / self.config.steps if apart else (self.step - self.config.steps) / self.config.joint_steps
         for group in self.optimizer.param_groups:
+            cosine = 0.5 * (1 + math.cos(math.pi * done))
             group["lr"] = self.config.learning_rate * group.get("share", 1.0) * cosine
-        self.optimizer.zero_grad()
+        # Without gradients, not with zeros: the optimizer then leaves alone what learned nothing.
+        self.optimizer.zero_grad(set_to_none=True)
+        if apart:
+            self._learn_apart(features)
+        else:
+            self._learn_together(images, features)
+        self.optimizer.step()
+        self.step += 1
+
+    def _learn_apart(self, features: Mapping[str, SiteFeatures]) -> None:
         for (path, name), surrogate in self.learning.items():
             loss = normalized_l2(surrogate(features[path].x), features[path].y)
             # One backward pass each: the graph of a single surrogate is all that is ever held.
             loss.backward()  # type: ignore[no-untyped-call]
             self.losses[path, name].append(float(loss.detach()))
-        self.optimizer.step()
-        self.step += 1
+
+    def _learn_together(self, images: Tensor, features: Mapping[str, SiteFeatures]) -> None:
+        # By the step's number, so that a distillation that continues draws what it would have drawn.
+        chosen = draw_path(list(self.surrogates), np.random.default_rng((self.seed, self.step)))
+        path = {site: self.surrogates[site, name] for site, name in chosen.items()}
+        learners: dict[str, dict[str, nn.Module]] = {}
+        for (site, name), surrogate in self.learning.items():
+            learners.setdefault(site, {})[name] = surrogate
+        learn_along(self.module, path, learners, images, features)
 
     def state(self) -> dict[str, object]:
         """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""

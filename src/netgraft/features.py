@@ -22,19 +22,28 @@ class SiteFeatures:
     """Output of the site, (b, out_channels, h', w')."""
 
 
+class _AllSeen(Exception):
+    """Every site has been passed; the rest of the network need not run."""
+
+
 @contextmanager
 def _recording(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, SiteFeatures]]:
     seen: dict[str, SiteFeatures] = {}
+    wanted = len(set(paths))
 
     def hook(path: str):  # type: ignore[no-untyped-def]
         def record(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             seen[path] = SiteFeatures(inputs[0].detach(), output.detach())
+            if len(seen) == wanted:
+                raise _AllSeen
 
         return record
 
     handles = [module.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
     try:
         yield seen
+    except _AllSeen:
+        pass
     finally:
         for handle in handles:
             handle.remove()
@@ -42,7 +51,10 @@ def _recording(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Si
 
 @torch.no_grad()
 def site_features(module: nn.Module, images: Tensor, sites: Sequence[Site]) -> Mapping[str, SiteFeatures]:
-    """Features at every site from one forward pass over ``images`` (b, 3, h, w), by site path."""
+    """Features at every site from one forward pass over ``images`` (b, 3, h, w), by site path.
+
+    The pass ends at the last of the sites: what comes after it is not computed.
+    """
     with _recording(module, [site.path for site in sites]) as seen:
         module(images)
     return seen

@@ -1,4 +1,4 @@
-"""End-to-end fine-tuning of an assembled student: PSNR loss against the clean image, distillation from the teacher."""
+"""End-to-end fine-tuning of an assembled student: PSNR and Fourier loss against the clean image, and the teacher's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from netgraft.nets.losses import psnr_loss
+from netgraft.nets.losses import fourier_loss, psnr_loss
 from netgraft.train import Precision, autocast, learning_rate, update_average
 
 
@@ -29,6 +29,8 @@ class FinetuneConfig(BaseModel):
     """Peak of the cosine schedule."""
     distillation: float = Field(0.5, ge=0)
     """Weight of the PSNR loss against the teacher's output."""
+    fourier: float = Field(0.0, ge=0)
+    """Weight of the loss between the Fourier transforms of the restored and the clean image."""
     average: float = Field(0.99, ge=0, lt=1)
     """Decay of the moving average of the weights."""
     precision: Precision = "auto"
@@ -68,6 +70,8 @@ class Finetuning:
             restored = self.student(degraded).float()
         loss = psnr_loss(restored, clean)
         self.losses.append(float(loss.detach()))
+        if config.fourier:
+            loss = loss + config.fourier * fourier_loss(restored, clean)
         if config.distillation:
             with torch.no_grad(), autocast(config.precision):
                 taught = self.teacher(degraded).float()

@@ -13,6 +13,7 @@ from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import crops_of, train_source
 from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates, surrogate_errors
 from netgraft.features import site_features
+from netgraft.operators import options_for
 from netgraft.stages.folder import CheckpointTimer
 from netgraft.stages.teacher import TeacherStages
 
@@ -38,6 +39,9 @@ class SurrogateStages(TeacherStages):
             modules = start_surrogates(self.teacher.module, self.open_sites, self.pool, seed=self.config.seed)
             paths = {key: self._surrogate_path(key) for key in modules}
             missing = {key: module for key, module in modules.items() if not paths[key].exists()}
+            if missing and self.config.distill.joint_steps:
+                # Each learns from the others: one alone cannot be made again.
+                missing = modules
             if missing:
                 self._distill(missing, paths)
             stored = {key: self.store.load_tensors(path) for key, path in paths.items()}
@@ -52,6 +56,8 @@ class SurrogateStages(TeacherStages):
 
     def _surrogate_path(self, key: SurrogateKey) -> Path:
         made_from = {"schema": 1, "origin": self.origin, "distill": self.config.distill.model_dump(), "key": key}
+        if self.config.distill.joint_steps:
+            made_from["together"] = [[site.path, *options_for(site, self.pool)[1:]] for site in self.open_sites]
         return self.store.path(f"surrogates/{key[0]}.{key[1]}", made_from, ".pt")
 
     def _distill(self, modules: dict[SurrogateKey, nn.Module], paths: Mapping[SurrogateKey, Path]) -> None:
@@ -59,19 +65,19 @@ class SurrogateStages(TeacherStages):
         degraded, _ = crops_of(data, "train", count=8, size=(config.crop, config.crop), seed=self.config.seed)
         features = site_features(self.teacher.module, degraded, self.open_sites)
         fit_surrogates(modules, features)
-        work = Distillation(self.teacher.module, self.open_sites, modules, self.pool, config)
+        work = Distillation(self.teacher.module, self.open_sites, modules, self.pool, config, seed=self.config.seed)
         progress_path = self.store.path("surrogates/progress", sorted(str(paths[key]) for key in modules), ".pt")
         if progress_path.exists():
             work.load_state(self.store.load_tensors(progress_path))
         save = CheckpointTimer()
 
         def on_step(now: Distillation) -> None:
-            self.progress("distill", now.step, config.steps)
+            self.progress("distill", now.step, config.all_steps)
             if save.due():
                 self.store.save_tensors(progress_path, now.state())
 
         source = train_source(data, fraction=config.data_fraction, seed=self.config.seed)
-        stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
+        stage = CropStage(steps=config.all_steps, size=config.crop, batch=config.batch)
         batches = crop_batches(source, [stage], seed=self.config.seed, first_step=work.step)
         work.run((degraded for degraded, _ in batches), on_step)
         errors = surrogate_errors(modules, features)
