@@ -90,7 +90,9 @@ class Space:
 
 def row_keys(assignments: IntArray) -> list[bytes]:
     """One hashable key a row of ``assignments`` (n, S)."""
-    return [row.tobytes() for row in np.ascontiguousarray(assignments, dtype=np.int64)]
+    rows = np.ascontiguousarray(assignments, dtype=np.int64)
+    keys: list[bytes] = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()
+    return keys
 
 
 def distinct(assignments: IntArray) -> IntArray:
