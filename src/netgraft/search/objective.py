@@ -193,11 +193,24 @@ class Ledger:
         """Raise EvaluationError where no evaluation satisfies the limits."""
         if self.feasible().any():
             return
-        nearest = ", ".join(
-            f"limits[{index}] = {limit:g} (least found {self.costs[:, index].min():g})"
-            for index, limit in self._limits.items()
+        limits = np.array(list(self._limits.values()))
+        costs = self.costs[:, list(self._limits)]
+        named = [f"limits[{index}] = {limit:g}" for index, limit in self._limits.items()]
+        unmet = [
+            f"{name} (least found {least:g})"
+            for name, least, limit in zip(named, costs.min(axis=0), limits, strict=True)
+            if least > limit
+        ]
+        if unmet:
+            raise EvaluationError(f"no evaluated assignment meets all limits: {', '.join(unmet)}")
+        # Each can be met, but not together: the assignment that exceeds them least, by the limits' own ranges.
+        spread = np.ptp(costs, axis=0)
+        excess = np.maximum(costs - limits, 0) / np.where(spread > 0, spread, 1.0)
+        nearest = costs[np.argmin(excess.sum(axis=1))]
+        raise EvaluationError(
+            f"no evaluated assignment meets {' and '.join(named)} together: the nearest costs "
+            + " and ".join(f"{cost:g}" for cost in nearest)
         )
-        raise EvaluationError(f"no evaluated assignment meets all limits: {nearest}")
 
     def _check_objectives(self, objectives: int) -> None:
         """Whether the caller's arguments fit M objectives, once M is known."""
