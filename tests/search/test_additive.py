@@ -73,7 +73,7 @@ def test_forecasts_are_those_of_refitting_before_each_evaluation() -> None:
     gram = onehot @ onehot.T + 1.0
     forecasts, counted = additive_forecasts(space, rows, costs)
     for i in range(1, 9):
-        dual = np.linalg.solve(gram[:i, :i] + 0.1 * np.eye(i), costs[:i, 0] - costs[0, 0])
+        dual = np.linalg.solve(gram[:i, :i] + 0.01 * np.eye(i), costs[:i, 0] - costs[0, 0])
         assert forecasts[i, 0] == pytest.approx(costs[0, 0] + gram[i, :i] @ dual)
     # In lexicographic order (0, 0), (0, 1), ... the first column's options are new in rows 0, 3 and 6.
     assert counted.tolist() == [False, False, False, False, True, True, False, True, True]

@@ -66,7 +66,7 @@ def _features(space: Space, assignments: IntArray) -> tuple[FloatArray, IntArray
 
 
 def additive_forecasts(
-    space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.1
+    space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.01
 ) -> tuple[FloatArray, BoolArray]:
     """What the additive model said of each row before it was evaluated: (n, M), and which rows count: (n,).
 

@@ -164,6 +164,13 @@ class Ledger:
             inside &= self.costs[:, index] <= limit
         return inside
 
+    def excess(self, costs: FloatArray) -> FloatArray:
+        """How far ``costs`` (n, M) are beyond the limits, summed, in ranges of the evaluations: (n,), 0 within."""
+        total = np.zeros(len(costs))
+        for index, limit in self._limits.items():
+            total += np.maximum(costs[:, index] - limit, 0.0) / (float(np.ptp(self.costs[:, index])) or 1.0)
+        return total
+
     def front(self) -> IntArray:
         """Rows on the front of the feasible evaluations, by their first cost: (k,)."""
         rows = np.flatnonzero(self.feasible())
@@ -203,10 +210,8 @@ class Ledger:
         ]
         if unmet:
             raise EvaluationError(f"no evaluated assignment meets all limits: {', '.join(unmet)}")
-        # Each can be met, but not together: the assignment that exceeds them least, by the limits' own ranges.
-        spread = np.ptp(costs, axis=0)
-        excess = np.maximum(costs - limits, 0) / np.where(spread > 0, spread, 1.0)
-        nearest = costs[np.argmin(excess.sum(axis=1))]
+        # Each can be met, but not together.
+        nearest = costs[np.argmin(self.excess(self.costs))]
         raise EvaluationError(
             f"no evaluated assignment meets {' and '.join(named)} together: the nearest costs "
             + " and ".join(f"{cost:g}" for cost in nearest)
