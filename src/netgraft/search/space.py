@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +92,8 @@ class Space:
 def row_keys(assignments: IntArray) -> list[bytes]:
     """One hashable key a row of ``assignments`` (n, S)."""
     rows = np.ascontiguousarray(assignments, dtype=np.int64)
-    keys: list[bytes] = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()
-    return keys
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()
+    return cast(list[bytes], keys)
 
 
 def distinct(assignments: IntArray) -> IntArray:
