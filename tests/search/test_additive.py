@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from netgraft.search import non_dominated
-from netgraft.search.additive import AdditiveModel, additive_tau, exact_front, fit, spread_order
+from netgraft.search.additive import AdditiveModel, additive_forecasts, exact_front, fit, spread_order, tau_history
 from netgraft.search.space import Space
 
 
@@ -52,34 +52,39 @@ def test_tau_tells_additive_from_interacting(make_problem) -> None:  # type: ign
     rows = space.random(np.random.default_rng(0), 60)
     additive = make_problem([4] * 5)(rows)
     strong = make_problem([4] * 5, strength=3.0)(rows)
-    assert additive_tau(space, rows, additive).min() > 0.95
-    assert additive_tau(space, rows, strong).max() < 0.7
-    assert np.isnan(additive_tau(space, rows, np.ones((60, 1)))).all()
+    assert tau_history(space, rows, additive)[-1].min() > 0.9
+    assert tau_history(space, rows, strong)[-1].max() < 0.7
+    assert np.isnan(tau_history(space, rows, np.ones((60, 1)))).all()
 
 
 def test_tau_leaves_out_rows_that_nothing_predicts() -> None:
-    """Of the teacher and its single swaps only the teacher has no option of its own: too few rows to tell."""
-    space = Space((3, 3, 3))
+    """Of the teacher and its single swaps each has an option that none before it has."""
+    space = Space((4, 4, 4))
     rows = np.concatenate([space.teacher(), space.single_swaps()])
-    assert np.isnan(additive_tau(space, rows, np.random.default_rng(0).random((7, 2)))).all()
+    assert np.isnan(tau_history(space, rows, np.random.default_rng(0).random((10, 2)))).all()
 
 
-def test_leave_one_out_tau_is_that_of_refitting() -> None:
-    """The closed form agrees with fitting without each row in turn, on values centered once."""
+def test_forecasts_are_those_of_refitting_before_each_evaluation() -> None:
+    """The one factorization agrees with a ridge regression on the earlier rows for each row in turn."""
     space, rng = Space((3, 3)), np.random.default_rng(2)
     rows = space.everything()
     costs = rng.random((9, 1))
     onehot = np.concatenate([np.eye(3)[rows[:, 0]], np.eye(3)[rows[:, 1]]], axis=1)
     gram = onehot @ onehot.T + 1.0
-    centered = costs[:, 0] - costs.mean()
-    predicted = []
-    for i in range(9):
-        rest = np.delete(np.arange(9), i)
-        dual = np.linalg.solve(gram[np.ix_(rest, rest)] + 0.1 * np.eye(8), centered[rest])
-        predicted.append(gram[i, rest] @ dual)
-    pairs = [(i, j) for i in range(9) for j in range(i)]
-    signs = [np.sign((predicted[i] - predicted[j]) * (centered[i] - centered[j])) for i, j in pairs]
-    assert additive_tau(space, rows, costs)[0] == pytest.approx(np.mean(signs))
+    forecasts, counted = additive_forecasts(space, rows, costs)
+    for i in range(1, 9):
+        dual = np.linalg.solve(gram[:i, :i] + 0.01 * np.eye(i), costs[:i, 0] - costs[0, 0])
+        assert forecasts[i, 0] == pytest.approx(costs[0, 0] + gram[i, :i] @ dual)
+    # In lexicographic order (0, 0), (0, 1), ... the first column's options are new in rows 0, 3 and 6.
+    assert counted.tolist() == [False, False, False, False, True, True, False, True, True]
+
+
+def test_a_later_evaluation_does_not_change_what_was_said_before(make_problem) -> None:  # type: ignore[no-untyped-def]
+    space = Space((4,) * 5)
+    rows = space.random(np.random.default_rng(0), 60)
+    costs = make_problem([4] * 5, strength=1.0)(rows)
+    whole = tau_history(space, rows, costs)
+    assert np.array_equal(tau_history(space, rows[:40], costs[:40]), whole[:40], equal_nan=True)
 
 
 def test_spread_order_takes_the_largest_gain_first() -> None:

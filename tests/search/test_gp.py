@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from netgraft.search.gp import Encoder, Gps, Kernel, _consecutive_matches
+from netgraft.search.gp import Encoder, Gps, Kernel
 from netgraft.search.space import Space
 
 
@@ -28,11 +27,28 @@ def test_kernel_is_the_documented_sum_over_sites_and_pairs() -> None:
     rows = space.random(rng, 6)
     kernel = Kernel(Encoder(space))
     theta = rng.normal(0, 0.5, 7 + 2 * len(sizes))
-    encoded = kernel.encoder(rows)
-    found = kernel(torch.from_numpy(theta), encoded, encoded, _consecutive_matches(rows, rows)).numpy()
+    relation = kernel.encoder.relate(rows, rows)
+    found = kernel(theta, relation)
     expected = np.array([[slow_kernel(theta, a, b, sizes) for b in rows] for a in rows])
     assert found == pytest.approx(expected)
-    assert kernel.diagonal(torch.from_numpy(theta), encoded).numpy() == pytest.approx(np.diag(expected))
+    assert kernel.diagonal(theta, kernel.encoder.shares(relation.a)) == pytest.approx(np.diag(expected))
+
+
+def test_gradient_of_the_kernel_is_that_of_finite_differences() -> None:
+    """Of a random weighted sum of the covariance, for every parameter but the noise, which is not in it."""
+    space, rng = Space((3, 2, 4, 1, 3)), np.random.default_rng(1)
+    kernel = Kernel(Encoder(space))
+    rows = space.random(rng, 6)
+    relation = kernel.encoder.relate(rows, rows)
+    theta, weights = rng.normal(0, 0.5, 17), rng.normal(size=(6, 6))
+    weights = weights + weights.T
+    covariance, pullback = kernel.covariance_and_pullback(theta, relation)
+    assert covariance == pytest.approx(kernel(theta, relation))
+    expected = [
+        ((kernel(theta + step, relation) - kernel(theta - step, relation)) * weights).sum() / 2e-5
+        for step in 1e-5 * np.eye(17)
+    ]
+    assert pullback(weights) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 def fitted(evaluate, space: Space, n: int) -> tuple[Gps, np.ndarray]:  # type: ignore[no-untyped-def]

@@ -236,6 +236,66 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
     assert len(caught.value.partial.front) == 0
 
 
+def test_limits_that_cannot_be_met_together_say_what_comes_nearest() -> None:
+    """Costs (i, 3 - i) for one site: i = 1 exceeds only the two limits' sum, by 0.5 and 0.5."""
+    with pytest.raises(EvaluationError, match=r"limits\[0\] = 0.5 and limits\[1\] = 1.5 together: .* costs 1 and 2"):
+        minimize(lambda rows: np.column_stack([rows, 3.0 - rows]), [4], budget=4, limits={0: 0.5, 1: 1.5})
+
+
+def test_three_objectives_with_two_limits(make_problem: MakeProblem) -> None:
+    """What a run asks: loss, latency and size, the last two known and limited; the front keeps to both."""
+    options = [4] * 6
+    problem = make_problem(options, objectives=3, strength=0.3)
+    tables = [[np.random.default_rng([m, site]).random(4) for site in range(6)] for m in (1, 2)]
+
+    def evaluate(rows: np.ndarray) -> np.ndarray:
+        return np.column_stack([problem(rows)[:, 0], np.full((len(rows), 2), np.nan)])
+
+    result = minimize(evaluate, options, budget=40, known={1: tables[0], 2: tables[1]}, limits={1: 2.8, 2: 2.8})
+    assert len(result.front) >= 3
+    assert (result.costs[result.front, 1:] <= 2.8).all()
+    allowed = np.flatnonzero((result.costs[:, 1:] <= 2.8).all(axis=1))
+    assert set(result.front) == set(allowed[non_dominated(result.costs[allowed])])
+
+
+@pytest.mark.parametrize("method", QUICK)
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_a_budget_below_the_design_is_spent_on_part_of_it(method: str, budget: int, make_problem: MakeProblem) -> None:
+    """Exactly that many evaluations, the teacher first, and a front among them."""
+    result = minimize(make_problem(OPTIONS), OPTIONS, budget=budget, method=method)
+    assert len(result.costs) == budget
+    assert not result.assignments[0].any()
+    assert len(result.front) >= 1
+    assert result.regime == "unknown"
+
+
+def test_sites_without_a_choice_leave_the_teacher() -> None:
+    """A space of one assignment: it is evaluated once."""
+    result = minimize(lambda rows: np.ones((len(rows), 2)), [1, 1, 1], budget=10)
+    assert result.assignments.tolist() == [[0, 0, 0]]
+    assert result.stop_reason == "space"
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_one_constant_objective_does_not_hide_the_other(method: str, make_problem: MakeProblem) -> None:
+    """With the second cost constant the front is one assignment: the least of the first."""
+    problem = make_problem(OPTIONS)
+    result = minimize(
+        lambda rows: np.column_stack([problem(rows)[:, 0], np.full(len(rows), 3.0)]), OPTIONS, budget=24, method=method
+    )
+    assert result.costs[result.front, 0].tolist() == [result.costs[:, 0].min()]
+
+
+def test_forecasts_are_told_as_the_search_goes(make_problem: MakeProblem) -> None:
+    """One row of taus an evaluation; the last is the result's, and what an interrupted search had said stays."""
+    problem = make_problem(OPTIONS, strength=0.5)
+    whole = minimize(problem, OPTIONS, budget=30, method="random")
+    part = minimize(problem, OPTIONS, budget=30, method="random", initial=(whole.assignments[:20], whole.costs[:20]))
+    assert whole.tau_history.shape == (30, 2)
+    assert np.array_equal(whole.tau_history[-1], whole.additive_tau, equal_nan=True)
+    assert np.array_equal(part.tau_history, whole.tau_history, equal_nan=True)
+
+
 def test_the_default_reference_point_is_the_worst_of_the_design_plus_a_tenth(
     make_problem: MakeProblem,
 ) -> None:

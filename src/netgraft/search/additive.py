@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.stats import kendalltau
 
 from netgraft.search.improvement import boxes_below, expected_improvement
 from netgraft.search.objective import Ledger
 from netgraft.search.pareto import non_dominated
-from netgraft.search.space import FloatArray, IntArray, Space
+from netgraft.search.space import BoolArray, FloatArray, IntArray, Space
 
 SWAP_SHARE = 0.75
 """Single swaps are evaluated when they take at most this share of the budget; else a smaller design is."""
 DESIGN_SHARE = 0.6
 """Share of the budget that this smaller design takes."""
+LEAST_FORECASTS = 8
+"""Forecasts from which a rank correlation is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +65,49 @@ def _features(space: Space, assignments: IntArray) -> tuple[FloatArray, IntArray
     return features, offsets
 
 
-def additive_tau(space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.1) -> FloatArray:
-    """Kendall's tau-b between additive predictions and the truth, for each objective: (M,).
+def additive_forecasts(
+    space: Space, assignments: IntArray, costs: FloatArray, ridge: float = 0.01
+) -> tuple[FloatArray, BoolArray]:
+    """What the additive model said of each row before it was evaluated: (n, M), and which rows count: (n,).
 
-    Each row is predicted by the additive model fitted to all others (leave-one-out ridge, in closed form). A
-    row with an option that no other row has cannot be predicted and does not count. NaN where an objective
-    is constant or fewer than three rows count.
+    Row i is predicted by ridge regression on the rows before it. All of these regressions come from one Cholesky
+    factor L of the covariance of the rows: row i was predicted L[i, i] * (inverse(L) @ costs)[i] too low. A row
+    with an option that no earlier row has cannot be predicted and does not count.
     """
-    tau = np.full(costs.shape[1], np.nan)
     features, _ = _features(space, assignments)
-    alone = features.sum(axis=0) == 1
-    counted = ~(features[:, alone] > 0).any(axis=1)
-    if counted.sum() < 3:
-        return tau
     gram = features @ features.T + 1.0
     gram[np.diag_indices_from(gram)] += ridge
-    inverse = np.linalg.inv(gram)
-    centered = costs - costs.mean(axis=0)
-    left_out = centered - (inverse @ centered) / np.diag(inverse)[:, None]
-    for m in np.flatnonzero(np.ptp(costs[counted], axis=0) > 0):
-        tau[m] = kendalltau(left_out[counted, m], centered[counted, m]).statistic
-    return tau
+    factor = np.linalg.cholesky(gram)
+    # Relative to the first row, the teacher, which every later prediction may know.
+    surprise = np.diag(factor)[:, None] * solve_triangular(factor, costs - costs[0], lower=True)
+    seen = np.cumsum(features, axis=0) - features > 0
+    return costs - surprise, ~((features > 0) & ~seen).any(axis=1)
+
+
+def tau_history(space: Space, assignments: IntArray, costs: FloatArray) -> FloatArray:
+    """Kendall's tau-b between additive forecasts and the truth after each evaluation: (n, M).
+
+    After n evaluations it is that of the later half of them, of which the model knew the most. NaN where an
+    objective is constant there or fewer than ``LEAST_FORECASTS`` rows count.
+    """
+    history = np.full(costs.shape, np.nan)
+    forecasts, counted = additive_forecasts(space, assignments, costs)
+    for n in range(len(costs)):
+        rows = n // 2 + np.flatnonzero(counted[n // 2 : n + 1])
+        if len(rows) < LEAST_FORECASTS:
+            continue
+        for m in np.flatnonzero(np.ptp(costs[rows], axis=0) > 0):
+            history[n, m] = kendalltau(forecasts[rows, m], costs[rows, m]).statistic
+    return history
+
+
+def regime_of(tau: FloatArray) -> str:
+    """The name of the strongest interaction among the objectives, from ``tau`` (M,), where it is defined."""
+    defined = tau[np.isfinite(tau)]
+    if not len(defined):
+        return "unknown"
+    least = float(defined.min())
+    return "additive" if least >= 0.9 else "mild" if least >= 0.7 else "strong"
 
 
 def with_known(model: AdditiveModel, ledger: Ledger) -> AdditiveModel:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize as scipy_minimize
 
 from netgraft.search.additive import AdditiveModel
@@ -38,15 +38,19 @@ _BOUNDS = 9.0
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Assignments as the kernel reads them."""
+class Relation:
+    """What two lists of n and p assignments have in common, as the kernel reads it."""
 
-    rows: IntArray
-    """(n, S)."""
-    onehot: torch.Tensor
-    """(n, sum of K), float64."""
-    shares: torch.Tensor
-    """(n, max K): occurrences of each option index, less their mean over the space, over sqrt(S)."""
+    a: FloatArray
+    """(n, sum of K) one-hot."""
+    b: FloatArray
+    """(p, sum of K) one-hot."""
+    neighbors: FloatArray
+    """(n, p) mean over consecutive sites of the product of their centered matches."""
+    shares: FloatArray
+    """(n, p) inner product of the centered counts of each option index, over S."""
+    changed: FloatArray
+    """(n, p) share of the sites at which they differ."""
 
 
 class Encoder:
@@ -55,33 +59,51 @@ class Encoder:
     def __init__(self, space: Space) -> None:
         self.space = space
         sizes = np.asarray(space.cardinalities)
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self.site_of = torch.from_numpy(np.repeat(np.arange(space.sites), sizes))
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        """(S + 1,) where each site's one-hot columns begin."""
+        self.site_of = np.repeat(np.arange(space.sites), sizes)
         """(sum of K,) the site that a one-hot column belongs to."""
-        self.inverse_sizes = torch.from_numpy(1.0 / sizes)
+        self.option_of = np.concatenate([np.arange(k) for k in sizes])
+        """(sum of K,) the option that it stands for."""
+        self.inverse_sizes = 1.0 / sizes
         """(S,) 1 / K."""
-        self._option_of = torch.from_numpy(np.concatenate([np.arange(k) for k in sizes]))
 
-    def __call__(self, rows: IntArray) -> Encoded:
-        """rows: (n, S)."""
-        onehot = np.zeros((len(rows), self._offsets[-1]))
-        np.put_along_axis(onehot, rows + self._offsets[:-1], 1.0, axis=1)
-        hot = torch.from_numpy(onehot)
-        centered = hot - self.inverse_sizes[self.site_of]
-        shares = torch.zeros(len(rows), max(self.space.cardinalities), dtype=torch.float64)
-        shares.index_add_(1, self._option_of, centered)
-        return Encoded(rows, hot, shares / np.sqrt(self.space.sites))
+    def onehot(self, rows: IntArray) -> FloatArray:
+        """rows: (n, S) -> (n, sum of K)."""
+        hot = np.zeros((len(rows), self.offsets[-1]))
+        np.put_along_axis(hot, rows + self.offsets[:-1], 1.0, axis=1)
+        return hot
 
+    def shares(self, hot: FloatArray) -> FloatArray:
+        """(n, max K): occurrences of each option index, less their mean over the space, over sqrt(S)."""
+        which = np.eye(max(self.space.cardinalities))[self.option_of]
+        return np.asarray((hot - self.inverse_sizes[self.site_of]) @ which / np.sqrt(self.space.sites))
 
-def _consecutive_matches(a: IntArray, b: IntArray) -> torch.Tensor:
-    """(n, p): number of sites s at which rows of ``a`` (n, S) and ``b`` (p, S) agree at s and at s + 1."""
-    count = np.zeros((len(a), len(b)))
-    before = a[:, None, 0] == b[None, :, 0]
-    for site in range(1, a.shape[1]):
-        here = a[:, None, site] == b[None, :, site]
-        count += before & here
-        before = here
-    return torch.from_numpy(count)
+    def relate(self, first: IntArray, second: IntArray) -> Relation:
+        """first: (n, S), second: (p, S)."""
+        a, b = self.onehot(first), self.onehot(second)
+        return Relation(
+            a=a,
+            b=b,
+            neighbors=self._neighbors(first, second, a, b),
+            shares=self.shares(a) @ self.shares(b).T,
+            changed=1.0 - a @ b.T / self.space.sites,
+        )
+
+    def _neighbors(self, first: IntArray, second: IntArray, a: FloatArray, b: FloatArray) -> FloatArray:
+        """With e_s = 1 where both agree at s: the mean of (e_s - 1/K_s) (e_t - 1/K_t) over t = s + 1."""
+        inverse = self.inverse_sizes
+        both = np.zeros((len(first), len(second)))
+        before = first[:, None, 0] == second[None, :, 0]
+        for site in range(1, len(inverse)):
+            here = first[:, None, site] == second[None, :, site]
+            both += before & here
+            before = here
+        linear = np.zeros_like(inverse)
+        linear[:-1] += inverse[1:]
+        linear[1:] += inverse[:-1]
+        total = both - (a * linear[self.site_of]) @ b.T + (inverse[1:] * inverse[:-1]).sum()
+        return np.asarray(total / max(1, len(inverse) - 1))
 
 
 class Kernel:
@@ -90,55 +112,77 @@ class Kernel:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         sites = encoder.space.sites
-        self.prior_mean = torch.from_numpy(np.concatenate([_PRIOR_MEAN, np.zeros(2 * sites)]))
-        self.prior_sd = torch.from_numpy(np.concatenate([_PRIOR_SD, np.full(2 * sites, _SITE_PRIOR_SD)]))
+        self._pairs = max(1, sites * (sites - 1))
+        self.prior_mean = np.concatenate([_PRIOR_MEAN, np.zeros(2 * sites)])
+        self.prior_sd = np.concatenate([_PRIOR_SD, np.full(2 * sites, _SITE_PRIOR_SD)])
 
-    def site_weights(self, theta: torch.Tensor) -> torch.Tensor:
+    def site_weights(self, theta: FloatArray) -> FloatArray:
         """(S,) variance of the additive effects at each site."""
         sites = self.encoder.space.sites
-        return torch.exp(theta[_ADDITIVE] + theta[7 : 7 + sites]) / sites
+        return np.asarray(np.exp(theta[_ADDITIVE] + theta[7 : 7 + sites]) / sites)
 
-    def __call__(self, theta: torch.Tensor, a: Encoded, b: Encoded, consecutive: torch.Tensor) -> torch.Tensor:
-        """(n, p) covariance of ``a`` (n rows) and ``b`` (p rows), whose consecutive matches are given."""
+    def __call__(self, theta: FloatArray, relation: Relation) -> FloatArray:
+        """(n, p) covariance."""
+        return self._parts(theta, relation)[0]
+
+    def _parts(self, theta: FloatArray, relation: Relation) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """(n, p) each: the covariance, its pairs and its Hamming part, and the weighted sum of centered matches."""
         site, inverse = self.encoder.site_of, self.encoder.inverse_sizes
-        sites = len(inverse)
-        weight = self.site_weights(theta)
-        pair = torch.exp(theta[7 + sites :])
+        weight, pair = self.site_weights(theta), np.exp(theta[7 + len(inverse) :])
         square = pair**2
-
-        def agreeing(per_site: torch.Tensor) -> torch.Tensor:
-            return (a.onehot * per_site[site]) @ b.onehot.T
-
         # With e_s = 1 where both agree at site s, the centered kernel is e_s - 1/K, its square linear in e_s.
-        total = 1.0 + agreeing(weight) - (weight * inverse).sum()
-        once = agreeing(pair) - (pair * inverse).sum()
-        twice = agreeing(square * (1 - 2 * inverse)) + (square * inverse**2).sum()
-        total = total + torch.exp(theta[_PAIRS]) * (once**2 - twice) / max(1, sites * (sites - 1))
-        total = total + torch.exp(theta[_NEIGHBORS]) * self._neighbors(agreeing, consecutive)
-        total = total + torch.exp(theta[_SHARES]) * (a.shares @ b.shares.T)
-        changed = sites - a.onehot @ b.onehot.T
-        return total + torch.exp(theta[_HAMMING]) * torch.exp(-changed / (sites * torch.exp(theta[_LENGTH])))
+        b = relation.b.T
+        once = (relation.a * pair[site]) @ b - (pair * inverse).sum()
+        twice = (relation.a * (square * (1 - 2 * inverse))[site]) @ b + (square * inverse**2).sum()
+        pairs = np.exp(theta[_PAIRS]) / self._pairs * (once**2 - twice)
+        hamming = np.exp(theta[_HAMMING] - relation.changed * np.exp(-theta[_LENGTH]))
+        total = 1.0 + (relation.a * weight[site]) @ b - (weight * inverse).sum() + pairs + hamming
+        total += np.exp(theta[_NEIGHBORS]) * relation.neighbors + np.exp(theta[_SHARES]) * relation.shares
+        return total, pairs, hamming, once
 
-    def _neighbors(self, agreeing: Callable[[torch.Tensor], torch.Tensor], consecutive: torch.Tensor) -> torch.Tensor:
-        """(n, p) mean over consecutive sites of the product of their centered kernels."""
-        inverse = self.encoder.inverse_sizes
-        linear = torch.zeros_like(inverse)
-        linear[:-1] += inverse[1:]
-        linear[1:] += inverse[:-1]
-        constant = (inverse[1:] * inverse[:-1]).sum()
-        return (consecutive - agreeing(linear) + constant) / max(1, len(inverse) - 1)
-
-    def diagonal(self, theta: torch.Tensor, a: Encoded) -> torch.Tensor:
-        """(n,) prior variances of the rows of ``a``."""
+    def covariance_and_pullback(
+        self, theta: FloatArray, relation: Relation
+    ) -> tuple[FloatArray, Callable[[FloatArray], FloatArray]]:
+        """The covariance (n, n) of assignments with themselves, and what turns d loss / d covariance, symmetric,
+        into d loss / d theta (7 + 2 S,)."""
+        total, pairs, hamming, once = self._parts(theta, relation)
         inverse = self.encoder.inverse_sizes
         sites = len(inverse)
-        own = 1 - inverse
-        pair = torch.exp(theta[7 + sites :])
+        pair = np.exp(theta[7 + sites :])
+        scale = np.exp(theta[_PAIRS]) / self._pairs
+
+        def matches(outer: FloatArray) -> FloatArray:
+            """(S,) sum of ``outer`` (n, n) over the pairs that agree at each site."""
+            columns = (relation.a * (outer @ relation.b)).sum(axis=0)
+            return np.asarray(np.add.reduceat(columns, self.encoder.offsets[:-1]))
+
+        def pullback(outer: FloatArray) -> FloatArray:
+            own, mixed = matches(outer), outer * once
+            additive = self.site_weights(theta) * (own - outer.sum() * inverse)
+            squares = own * (1 - 2 * inverse) + outer.sum() * inverse**2
+            crossed = matches(mixed) - mixed.sum() * inverse
+            gradient = np.zeros_like(theta)
+            gradient[_ADDITIVE] = additive.sum()
+            gradient[_PAIRS] = (outer * pairs).sum()
+            gradient[_NEIGHBORS] = np.exp(theta[_NEIGHBORS]) * (outer * relation.neighbors).sum()
+            gradient[_SHARES] = np.exp(theta[_SHARES]) * (outer * relation.shares).sum()
+            gradient[_HAMMING] = (outer * hamming).sum()
+            gradient[_LENGTH] = (outer * hamming * relation.changed).sum() * np.exp(-theta[_LENGTH])
+            gradient[7 : 7 + sites] = additive
+            gradient[7 + sites :] = 2 * scale * pair * (crossed - pair * squares)
+            return gradient
+
+        return total, pullback
+
+    def diagonal(self, theta: FloatArray, shares: FloatArray) -> FloatArray:
+        """(n,) prior variances of assignments with these ``shares`` (n, max K)."""
+        inverse = self.encoder.inverse_sizes
+        own, pair = 1 - inverse, np.exp(theta[7 + len(inverse) :])
         once, twice = (pair * own).sum(), (pair**2 * own**2).sum()
         total = 1.0 + (self.site_weights(theta) * own).sum()
-        total = total + torch.exp(theta[_PAIRS]) * (once**2 - twice) / max(1, sites * (sites - 1))
-        total = total + torch.exp(theta[_NEIGHBORS]) * (own[1:] * own[:-1]).sum() / max(1, sites - 1)
-        return total + torch.exp(theta[_SHARES]) * (a.shares**2).sum(dim=1) + torch.exp(theta[_HAMMING])
+        total += np.exp(theta[_PAIRS]) * (once**2 - twice) / self._pairs
+        total += np.exp(theta[_NEIGHBORS]) * (own[1:] * own[:-1]).sum() / max(1, len(inverse) - 1)
+        return np.asarray(total + np.exp(theta[_SHARES]) * (shares**2).sum(axis=1) + np.exp(theta[_HAMMING]))
 
 
 class Gp:
@@ -148,82 +192,76 @@ class Gp:
         self._encoder = encoder
         self._kernel = Kernel(encoder)
 
-    def fit(self, data: Encoded, consecutive: torch.Tensor, values: FloatArray, steps: int) -> None:
+    def fit(self, data: Relation, values: FloatArray, steps: int) -> None:
         """Take in the evaluations; learn the parameters in at most ``steps`` steps.
 
-        data: n rows; consecutive: (n, n) matches among them; values: (n,). Every fit starts from the prior:
-        parameters that early, few evaluations suggested would otherwise hold later fits in their optimum.
+        data: n rows with themselves; values: (n,). Every fit starts from the prior: parameters that early, few
+        evaluations suggested would otherwise hold later fits in their optimum.
         """
-        self._data = data
+        self._data = data.a
         self._mean = float(values.mean())
         self._scale = float(values.std()) or 1.0
-        target = torch.from_numpy((values - self._mean) / self._scale)
-        self._theta = self._learn(data, consecutive, target, steps)
-        with torch.no_grad():
-            self._factor, noise = self._factorize(self._theta, data, consecutive)
-            self._dual = torch.cholesky_solve(target[:, None], self._factor)[:, 0]
-        self.noise_sd = float(torch.sqrt(noise)) * self._scale
+        target = (values - self._mean) / self._scale
+        self._theta = self._learn(data, target, steps)
+        noise = np.exp(self._theta[_NOISE]) + _MIN_NOISE
+        self._factor = _factorize(self._kernel(self._theta, data), noise)
+        self._dual = cho_solve((self._factor, True), target)
+        self.noise_sd = float(np.sqrt(noise)) * self._scale
         """Standard deviation of the evaluation noise, in the objective's unit."""
 
-    def _factorize(
-        self, theta: torch.Tensor, data: Encoded, consecutive: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cholesky factor (n, n) of the data's covariance, and the noise variance in it."""
-        covariance = self._kernel(theta, data, data, consecutive)
-        noise = torch.exp(theta[_NOISE]) + _MIN_NOISE
-        identity = torch.eye(len(covariance), dtype=torch.float64)
-        for jitter in (0.0, 1e-6, 1e-4, 1e-2):
-            factor, failed = torch.linalg.cholesky_ex(covariance + (noise + jitter) * identity)
-            if not failed:
-                return factor, noise
-        # Rounding cannot explain this much: the kernel is a sum of positive semi-definite parts.
-        raise AssertionError("covariance is not positive definite")
-
-    def _learn(self, data: Encoded, consecutive: torch.Tensor, target: torch.Tensor, steps: int) -> torch.Tensor:
+    def _learn(self, data: Relation, target: FloatArray, steps: int) -> FloatArray:
         """The log parameters that maximize likelihood times prior, by L-BFGS."""
-        prior_mean, prior_sd = self._kernel.prior_mean, self._kernel.prior_sd
+        center, spread = self._kernel.prior_mean, self._kernel.prior_sd
 
-        # A search may run inside its caller's torch.no_grad().
-        @torch.enable_grad()
-        def loss(vector: FloatArray) -> tuple[float, FloatArray]:
-            theta = torch.from_numpy(vector.copy()).requires_grad_()
-            factor, _ = self._factorize(theta, data, consecutive)
-            whitened = torch.linalg.solve_triangular(factor, target[:, None], upper=False)
-            likelihood = 0.5 * (whitened**2).sum() + torch.log(torch.diagonal(factor)).sum()
-            prior = 0.5 * (((theta - prior_mean) / prior_sd) ** 2).sum()
-            value = likelihood + prior
-            (gradient,) = torch.autograd.grad(value, theta)
-            return float(value.detach()), gradient.numpy()
+        def loss(theta: FloatArray) -> tuple[float, FloatArray]:
+            covariance, pullback = self._kernel.covariance_and_pullback(theta, data)
+            factor = _factorize(covariance, np.exp(theta[_NOISE]) + _MIN_NOISE)
+            dual = cho_solve((factor, True), target)
+            deviation = (theta - center) / spread
+            value = 0.5 * target @ dual + np.log(np.diag(factor)).sum() + 0.5 * deviation @ deviation
+            # d loss / d covariance (Rasmussen and Williams, 2006, eq. 5.9).
+            inverse = lapack.dpotri(factor, lower=True)[0]
+            inverse = np.tril(inverse) + np.tril(inverse, -1).T
+            outer = 0.5 * (inverse - np.outer(dual, dual))
+            gradient = pullback(outer)
+            gradient[_NOISE] = np.exp(theta[_NOISE]) * np.trace(outer)
+            return float(value), gradient + deviation / spread
 
-        center = prior_mean.numpy()
         bounds = np.stack([center - _BOUNDS, center + _BOUNDS], axis=1)
         found = scipy_minimize(  # type: ignore[no-untyped-call]
             loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
         )
-        return torch.from_numpy(found.x) if np.isfinite(found.x).all() else prior_mean
+        return np.asarray(found.x) if np.isfinite(found.x).all() else center
 
-    @torch.no_grad()
-    def predict(self, points: Encoded, consecutive: torch.Tensor) -> tuple[FloatArray, FloatArray]:
+    def predict(self, points: Relation) -> tuple[FloatArray, FloatArray]:
         """Posterior mean and standard deviation, without noise, at p points: (p,) and (p,).
 
-        consecutive: (p, n) matches between the points and the data.
+        points: p rows with the data.
         """
-        cross = self._kernel(self._theta, points, self._data, consecutive)
-        mean = cross @ self._dual
-        whitened = torch.linalg.solve_triangular(self._factor, cross.T, upper=False)
-        variance = self._kernel.diagonal(self._theta, points) - (whitened**2).sum(dim=0)
-        sd = torch.sqrt(torch.clamp(variance, min=1e-12))
-        return self._mean + self._scale * mean.numpy(), self._scale * sd.numpy()
+        cross = self._kernel(self._theta, points)
+        whitened = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        prior = self._kernel.diagonal(self._theta, self._encoder.shares(points.a))
+        variance = prior - np.einsum("ij,ij->j", whitened, whitened)
+        sd = np.sqrt(np.maximum(variance, 1e-12))
+        return self._mean + self._scale * (cross @ self._dual), self._scale * sd
 
-    @torch.no_grad()
     def additive_effects(self) -> FloatArray:
         """(sum of K,) posterior mean of each option's own effect, up to a constant a site."""
-        weight = self._kernel.site_weights(self._theta)[self._encoder.site_of]
-        own = weight * (self._data.onehot.T @ self._dual)
-        shares = torch.exp(self._theta[_SHARES]) * (self._data.shares.T @ self._dual)
-        option = torch.cat([torch.arange(k) for k in self._encoder.space.cardinalities])
-        effects = own + shares[option] / np.sqrt(self._encoder.space.sites)
-        return np.asarray(self._scale * effects.numpy())
+        encoder = self._encoder
+        own = self._kernel.site_weights(self._theta)[encoder.site_of] * (self._data.T @ self._dual)
+        shares = np.exp(self._theta[_SHARES]) * (encoder.shares(self._data).T @ self._dual)
+        return np.asarray(self._scale * (own + shares[encoder.option_of] / np.sqrt(encoder.space.sites)))
+
+
+def _factorize(covariance: FloatArray, noise: float) -> FloatArray:
+    """Lower Cholesky factor (n, n) of ``covariance`` plus ``noise``."""
+    for jitter in (0.0, 1e-6, 1e-4, 1e-2):
+        try:
+            return np.asarray(cholesky(covariance + (noise + jitter) * np.eye(len(covariance)), lower=True))
+        except np.linalg.LinAlgError:
+            continue
+    # Rounding cannot explain this much: the kernel is a sum of positive semi-definite parts.
+    raise AssertionError("covariance is not positive definite")
 
 
 class Gps:
@@ -237,18 +275,17 @@ class Gps:
 
     def fit(self, assignments: IntArray, costs: FloatArray, steps: int) -> None:
         """assignments: (n, S), costs: (n, M)."""
-        self._data = self._encoder(assignments)
-        consecutive = _consecutive_matches(assignments, assignments)
+        self._rows = assignments
+        data = self._encoder.relate(assignments, assignments)
         for m, gp in self._gps.items():
-            gp.fit(self._data, consecutive, costs[:, m], steps)
+            gp.fit(data, costs[:, m], steps)
 
     def predict(self, points: IntArray) -> tuple[FloatArray, FloatArray]:
         """Posterior mean and standard deviation at ``points`` (p, S): (p, M) each, 0 for known objectives."""
-        encoded = self._encoder(points)
-        consecutive = _consecutive_matches(points, self._data.rows)
+        relation = self._encoder.relate(points, self._rows)
         mean, sd = np.zeros((2, len(points), self._objectives))
         for m, gp in self._gps.items():
-            mean[:, m], sd[:, m] = gp.predict(encoded, consecutive)
+            mean[:, m], sd[:, m] = gp.predict(relation)
         return mean, sd
 
     def noise_sd(self) -> dict[int, float]:

@@ -44,15 +44,15 @@ PATIENCE = 5
 
 @dataclass(slots=True)
 class _Pool:
-    """Distinct unseen assignments and their EHVI."""
+    """Distinct unseen assignments and what they promise."""
 
     rows: IntArray
     """(p, S)."""
     gain: FloatArray
-    """(p,)."""
+    """(p,) EHVI; negative where nothing is to be gained because limits are exceeded: by how much."""
 
     def best(self, n: int) -> IntArray:
-        """(at most n, S): the members with the largest EHVI, in order."""
+        """(at most n, S): the members with the largest gain, in order."""
         return self.rows[np.argsort(-self.gain, kind="stable")[:n]]
 
 
@@ -76,10 +76,16 @@ class _Judge:
         if pool is not None:
             rows = distinct(np.concatenate([pool.rows, rows]))[len(pool.rows) :]
         rows = self.ledger.unseen(rows)
-        gain = expected_improvement(*self.predict(rows), self.boxes) if len(rows) else np.zeros(0)
+        gain = self._gain(rows) if len(rows) else np.zeros(0)
         if pool is None:
             return _Pool(rows, gain)
         return _Pool(np.concatenate([pool.rows, rows]), np.concatenate([pool.gain, gain]))
+
+    def _gain(self, rows: IntArray) -> FloatArray:
+        """EHVI of rows (p, S); where it is 0 because limits are exceeded, minus the predicted excess."""
+        mean, sd = self.predict(rows)
+        gain = expected_improvement(mean, sd, self.boxes)
+        return np.where(gain > 0, gain, -self.ledger.excess(mean))
 
 
 def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> bool:
@@ -107,13 +113,12 @@ def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArra
     space = ledger.space
     judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps), ledger.reference()))
     pool = judge.extend(None, space.everything()) if space.size <= SMALL else _grow(judge, rng)
-    if pool.gain.max() <= 0:
-        # Nothing promises a gain: learn where the GPs know least.
-        spread = judge.predict(pool.rows)[1].sum(axis=1)
-        best = int(np.argmax(spread))
-    else:
-        best = int(np.argmax(pool.gain))
-    return pool.rows[best : best + 1], float(pool.gain[best])
+    top = float(pool.gain.max())
+    best = np.flatnonzero(pool.gain == top)
+    if top <= 0 and len(best) > 1:
+        # Nothing within the limits promises a gain: learn where the GPs know least.
+        best = best[[np.argmax(judge.predict(pool.rows[best])[1].sum(axis=1))]]
+    return pool.rows[best[:1]], max(top, 0.0)
 
 
 def _believed(ledger: Ledger, gps: Gps) -> FloatArray:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from netgraft.names import lookup
-from netgraft.search.additive import additive_tau, search_additive
+from netgraft.search.additive import regime_of, search_additive, tau_history
 from netgraft.search.baselines import search_nsga2, search_random
 from netgraft.search.bayes import search_bayes
 from netgraft.search.hybrid import search_auto
 from netgraft.search.objective import Evaluate, Known, Ledger, OnEvaluation
 from netgraft.search.pareto import hypervolume_trace
 from netgraft.search.result import EvaluationError, SearchResult
-from netgraft.search.space import FloatArray, Space
+from netgraft.search.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def minimize(
 
 def _result(ledger: Ledger, method: str, stop_reason: str) -> SearchResult:
     """What the ledger holds."""
-    tau = additive_tau(ledger.space, ledger.assignments, ledger.costs)
+    history = tau_history(ledger.space, ledger.assignments, ledger.costs)
     reference = ledger.reference()
     return SearchResult(
         assignments=ledger.assignments,
@@ -117,16 +117,8 @@ def _result(ledger: Ledger, method: str, stop_reason: str) -> SearchResult:
         hypervolume=hypervolume_trace(ledger.costs, reference),
         reference_point=reference,
         method=method,
-        additive_tau=tau,
-        regime=_regime(tau),
+        additive_tau=history[-1],
+        tau_history=history,
+        regime=regime_of(history[-1]),
         stop_reason=stop_reason,
     )
-
-
-def _regime(tau: FloatArray) -> str:
-    """The name of the strongest interaction among the objectives that vary."""
-    varying = tau[np.isfinite(tau)]
-    if not len(varying):
-        return "unknown"
-    least = float(varying.min())
-    return "additive" if least >= 0.9 else "mild" if least >= 0.7 else "strong"

@@ -164,6 +164,13 @@ class Ledger:
             inside &= self.costs[:, index] <= limit
         return inside
 
+    def excess(self, costs: FloatArray) -> FloatArray:
+        """How far ``costs`` (n, M) are beyond the limits, summed, in ranges of the evaluations: (n,), 0 within."""
+        total = np.zeros(len(costs))
+        for index, limit in self._limits.items():
+            total += np.maximum(costs[:, index] - limit, 0.0) / (float(np.ptp(self.costs[:, index])) or 1.0)
+        return total
+
     def front(self) -> IntArray:
         """Rows on the front of the feasible evaluations, by their first cost: (k,)."""
         rows = np.flatnonzero(self.feasible())
@@ -193,11 +200,22 @@ class Ledger:
         """Raise EvaluationError where no evaluation satisfies the limits."""
         if self.feasible().any():
             return
-        nearest = ", ".join(
-            f"limits[{index}] = {limit:g} (least found {self.costs[:, index].min():g})"
-            for index, limit in self._limits.items()
+        limits = np.array(list(self._limits.values()))
+        costs = self.costs[:, list(self._limits)]
+        named = [f"limits[{index}] = {limit:g}" for index, limit in self._limits.items()]
+        unmet = [
+            f"{name} (least found {least:g})"
+            for name, least, limit in zip(named, costs.min(axis=0), limits, strict=True)
+            if least > limit
+        ]
+        if unmet:
+            raise EvaluationError(f"no evaluated assignment meets all limits: {', '.join(unmet)}")
+        # Each can be met, but not together.
+        nearest = costs[np.argmin(self.excess(self.costs))]
+        raise EvaluationError(
+            f"no evaluated assignment meets {' and '.join(named)} together: the nearest costs "
+            + " and ".join(f"{cost:g}" for cost in nearest)
         )
-        raise EvaluationError(f"no evaluated assignment meets all limits: {nearest}")
 
     def _check_objectives(self, objectives: int) -> None:
         """Whether the caller's arguments fit M objectives, once M is known."""

@@ -25,7 +25,11 @@ class SearchResult:
     method: str
     """The method's name."""
     additive_tau: FloatArray
-    """(M,) Kendall's tau-b between leave-one-out additive predictions and the truth; NaN where undefined."""
+    """(M,) Kendall's tau-b between what an additive model predicted before each evaluation and the truth, over the
+    later half of the evaluations; NaN where undefined. Low values mean interactions, or too few evaluations to
+    determine the additive model."""
+    tau_history: FloatArray
+    """(n, M) the same after each evaluation."""
     regime: str
     """What the smallest tau says: "additive" (at least .9), "mild" (at least .7), "strong" or "unknown"."""
     stop_reason: str

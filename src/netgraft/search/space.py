@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,9 @@ class Space:
 
 def row_keys(assignments: IntArray) -> list[bytes]:
     """One hashable key a row of ``assignments`` (n, S)."""
-    return [row.tobytes() for row in np.ascontiguousarray(assignments, dtype=np.int64)]
+    rows = np.ascontiguousarray(assignments, dtype=np.int64)
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()
+    return cast(list[bytes], keys)
 
 
 def distinct(assignments: IntArray) -> IntArray:
