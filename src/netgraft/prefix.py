@@ -109,7 +109,7 @@ class PrefixScores:
         for path, slot in zip(self._paths, self._slots, strict=True):
             self._net.set_submodule(path, slot)
         self._last_use = self._flow(calibration[:1, :, :PROBE, :PROBE])
-        self._shapes: dict[tuple[int | str, int, int], torch.Size] = {}
+        self._shapes: dict[tuple[int, int | str, int], torch.Size] = {}
 
     def psnr_db(self, assignment: Assignment) -> float:
         """Mean over the validation crops, each rounded to 8 bits; 0 if the student diverges."""

@@ -81,7 +81,8 @@ def additive_forecasts(
     # Relative to the first row, the teacher, which every later prediction may know.
     surprise = np.diag(factor)[:, None] * solve_triangular(factor, costs - costs[0], lower=True)
     seen = np.cumsum(features, axis=0) - features > 0
-    return costs - surprise, ~((features > 0) & ~seen).any(axis=1)
+    foreseen: BoolArray = ~np.any((features > 0) & ~seen, axis=1)
+    return costs - surprise, foreseen
 
 
 def tau_history(space: Space, assignments: IntArray, costs: FloatArray) -> FloatArray:

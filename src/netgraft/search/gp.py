@@ -205,7 +205,7 @@ class Gp:
         self._theta = self._learn(data, target, steps)
         noise = np.exp(self._theta[_NOISE]) + _MIN_NOISE
         self._factor = _factorize(self._kernel(self._theta, data), noise)
-        self._dual = cho_solve((self._factor, True), target)
+        self._dual = cho_solve((self._factor, True), target)  # type: ignore[no-untyped-call]
         self.noise_sd = float(np.sqrt(noise)) * self._scale
         """Standard deviation of the evaluation noise, in the objective's unit."""
 
@@ -216,11 +216,11 @@ class Gp:
         def loss(theta: FloatArray) -> tuple[float, FloatArray]:
             covariance, pullback = self._kernel.covariance_and_pullback(theta, data)
             factor = _factorize(covariance, np.exp(theta[_NOISE]) + _MIN_NOISE)
-            dual = cho_solve((factor, True), target)
+            dual = cho_solve((factor, True), target)  # type: ignore[no-untyped-call]
             deviation = (theta - center) / spread
             value = 0.5 * target @ dual + np.log(np.diag(factor)).sum() + 0.5 * deviation @ deviation
             # d loss / d covariance (Rasmussen and Williams, 2006, eq. 5.9).
-            inverse = lapack.dpotri(factor, lower=True)[0]
+            inverse = lapack.dpotri(factor, lower=True)[0]  # type: ignore[attr-defined]
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
             outer = 0.5 * (inverse - np.outer(dual, dual))
             gradient = pullback(outer)

@@ -156,12 +156,11 @@ def _result_row(result: SearchResult) -> dict[str, Any]:
 
 def _result_from(row: dict[str, Any]) -> SearchResult:
     """What :func:`_result_row` stored."""
-    return SearchResult(
-        **{
-            name: np.array(value["values"], value["dtype"]) if isinstance(value, dict) and "dtype" in value else value
-            for name, value in row.items()
-        }
-    )
+    values: dict[str, Any] = {
+        name: np.array(value["values"], value["dtype"]) if isinstance(value, dict) and "dtype" in value else value
+        for name, value in row.items()
+    }
+    return SearchResult(**values)
 
 
 class _EvaluationLog:
