@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine
 from peer.candidates import Candidate, Candidates
 from peer.plot import draw
@@ -38,7 +39,7 @@ def prepare(shop: Workshop, wanted: list[Candidate], sets: list[TestSet]) -> Non
     """Make and score every candidate; what is there already costs nothing."""
     for candidate in wanted:
         made = candidate.network()
-        means = [shop.scores(candidate.name, candidate.runtime, made.path, images).mean() for images in sets]
+        means = [float(np.mean(shop.psnr_db(candidate.name, candidate.runtime, made.path, images))) for images in sets]
         spent = made.facts.get("cpu_seconds", 0.0)
         print(f"{candidate.name:<20}{'  '.join(f'{mean:.3f}' for mean in means)} dB  {spent:.0f} CPU s", flush=True)
 
@@ -59,7 +60,7 @@ def record(rows: list[Row], sets: list[TestSet], shop: Workshop, arguments: argp
     return {
         "machine": machine(*PACKAGES),
         "images": {images.label: len(images.images) for images in sets},
-        "degraded_psnr_db": {images.label: shop.degraded(images).mean() for images in sets},
+        "degraded_psnr_db": {images.label: shop.degraded_db(images) for images in sets},
         "recipe": shop.recipe.model_dump(),
         "samples": arguments.samples,
         "front": {label: joint_front(rows, label) for label in (images.label for images in sets)},
@@ -109,7 +110,7 @@ def main() -> None:
     latencies = {name: Latency(**row) for name, row in json.loads(session.read_text()).items()}
     rows = rows_of(shop, [candidate for candidate in there if candidate.name in latencies], latencies, sets)
     for images in sets:
-        print_table(rows, images.label, shop.degraded(images).mean())
+        print_table(rows, images.label, shop.degraded_db(images))
     draw(rows, sets[-1].label, len(sets[-1].images), arguments.image)
     print(json.dumps(record(rows, sets, shop, arguments)))
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from netgraft.devices import Latency
-from netgraft.evaluate import Evaluation, paired_interval
+from netgraft.evaluate import paired_interval
 from netgraft.search.pareto import non_dominated
 from peer.candidates import Candidate
 from peer.workshop import TestSet, Workshop
@@ -41,7 +41,7 @@ def rows_of(
 ) -> list[Row]:
     """One row a candidate, the slowest first, by runtime."""
     scored = {
-        c.name: {images.label: shop.scores(c.name, c.runtime, c.network().path, images) for images in sets}
+        c.name: {images.label: shop.psnr_db(c.name, c.runtime, c.network().path, images) for images in sets}
         for c in candidates
     }
     rows = [
@@ -51,7 +51,7 @@ def rows_of(
             runtime=c.runtime,
             latency=latencies[c.name],
             speedup=latencies[TEACHERS[c.runtime]].median_ms / latencies[c.name].median_ms,
-            psnr_db={label: scores.mean() for label, scores in scored[c.name].items()},
+            psnr_db={label: float(np.mean(scores)) for label, scores in scored[c.name].items()},
             gain_db={label: _gain(scores, scored["teacher"][label]) for label, scores in scored[c.name].items()},
             facts=c.network().facts,
         )
@@ -60,9 +60,8 @@ def rows_of(
     return sorted(rows, key=lambda row: (row.runtime, -row.latency.median_ms))
 
 
-def _gain(mine: Evaluation, teachers: Evaluation) -> tuple[float, float, float]:
-    first, second = ([score.psnr_db for score in scores.scores] for scores in (mine, teachers))
-    return (mine.mean() - teachers.mean(), *paired_interval(first, second))
+def _gain(mine: Sequence[float], teachers: Sequence[float]) -> tuple[float, float, float]:
+    return (float(np.mean(mine) - np.mean(teachers)), *paired_interval(mine, teachers))
 
 
 def joint_front(rows: Sequence[Row], label: str, runtime: str = "onnxruntime") -> list[str]:

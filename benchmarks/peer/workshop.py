@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +19,10 @@ from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import DataConfig, ImagePair, crops_of, fingerprint, train_source, whole_images
 from netgraft.devices import OnnxRuntimeDevice, Runnable
 from netgraft.errors import NetgraftError
-from netgraft.evaluate import Evaluation, evaluate
+from netgraft.evaluate import eight_bits
 from netgraft.export import export
 from netgraft.finetune import FinetuneConfig, Finetuning
+from netgraft.imaging import RgbImage, psnr_db
 from netgraft.nets.blocks import deploy
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.macs import count_macs
@@ -169,27 +171,26 @@ class Workshop:
         """The file, ready to run on one thread."""
         return self.devices[runtime].load(path)
 
-    def scores(self, name: str, runtime: str, path: Path, images: TestSet) -> Evaluation:
-        """The file's scores on whole test images, in tiles of its fixed size."""
+    def psnr_db(self, name: str, runtime: str, path: Path, images: TestSet) -> list[float]:
+        """PSNR of every whole test image through the file, in tiles of its fixed size."""
         key = {"file": file_digest(path), "data": fingerprint(images.data), "runtime": runtime}
 
-        def make() -> list[dict[str, Any]]:
+        def make() -> list[float]:
             runnable = self.load(runtime, path)
             try:
                 restorer = Restorer(run=lambda x: torch.from_numpy(runnable.run(x.numpy())), fixed=SIZE)
-                return evaluate(restorer, images.images).as_rows()
+                return images.psnr_db(restorer)
             finally:
                 runnable.close()
 
-        return Evaluation.from_rows(self.store.json(f"scores/{images.label}/{name}", key, make))
+        scores: list[float] = self.store.json(f"scores/{images.label}/{name}", key, make)
+        return scores
 
-    def degraded(self, images: TestSet) -> Evaluation:
-        """The scores of doing nothing."""
+    def degraded_db(self, images: TestSet) -> float:
+        """Mean PSNR of doing nothing."""
         key = {"data": fingerprint(images.data)}
-        rows = self.store.json(
-            f"scores/{images.label}/degraded", key, lambda: evaluate(lambda image: image, images.images).as_rows()
-        )
-        return Evaluation.from_rows(rows)
+        scores = self.store.json(f"scores/{images.label}/degraded", key, lambda: images.psnr_db(lambda image: image))
+        return float(np.mean(scores))
 
 
 class TestSet:
@@ -202,6 +203,10 @@ class TestSet:
     @cached_property
     def images(self) -> list[ImagePair]:
         return whole_images(self.data, "test")
+
+    def psnr_db(self, restore: Callable[[RgbImage], RgbImage]) -> list[float]:
+        """One value an image, on 8-bit rounded RGB."""
+        return [psnr_db(eight_bits(restore(i.degraded)), eight_bits(i.clean)) for i in self.images]
 
 
 def file_digest(path: Path) -> str:
