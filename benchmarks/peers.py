@@ -6,8 +6,8 @@
 
 The first call to peers trains, exports and scores every candidate, which takes an hour or two of one core; the same
 command continues after a stop (``--only NAME,NAME`` makes some of them). The second needs a quiet machine for a few
-minutes: all candidates that are there, timed in turns in one session. It prints the tables, then one line of JSON, and
-draws docs/images/peers.png. What each candidate is: docs/peers.md.
+minutes: all candidates that are there, timed in turns in one session. It prints the tables, then one line of JSON,
+writes them as Markdown to OUT/tables.md and draws docs/images/peers.png. What each candidate is: docs/peers.md.
 Needs ``pip install torch-pruning openvino nncf matplotlib``.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from machine import machine
 from peer.candidates import Candidate, Candidates
 from peer.plot import draw
-from peer.table import Row, joint_front, print_table, rows_of
+from peer.table import TEACHERS, Row, joint_front, markdown, print_table, rows_of
 from peer.workshop import TestSet, Workshop
 
 from netgraft.data.images import DataConfig
@@ -63,7 +63,9 @@ def record(rows: list[Row], sets: list[TestSet], shop: Workshop, arguments: argp
         "degraded_psnr_db": {images.label: shop.degraded_db(images) for images in sets},
         "recipe": shop.recipe.model_dump(),
         "samples": arguments.samples,
-        "front": {label: joint_front(rows, label) for label in (images.label for images in sets)},
+        "front": {
+            images.label: {runtime: joint_front(rows, images.label, runtime) for runtime in TEACHERS} for images in sets
+        },
         "candidates": [asdict(row) for row in rows],
     }
 
@@ -111,6 +113,8 @@ def main() -> None:
     rows = rows_of(shop, [candidate for candidate in there if candidate.name in latencies], latencies, sets)
     for images in sets:
         print_table(rows, images.label, shop.degraded_db(images))
+    tables = [f"{images.label}\n\n{markdown(rows, images.label)}\n" for images in sets]
+    shop.store.write(shop.store.root / "tables.md", "\n".join(tables).encode())
     draw(rows, sets[-1].label, len(sets[-1].images), arguments.image)
     print(json.dumps(record(rows, sets, shop, arguments)))
 

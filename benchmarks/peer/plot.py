@@ -11,7 +11,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from peer.table import TEACHERS, Row, joint_front
+from peer.table import TEACHERS, Row, joint_front, teacher_of
 
 LOOKS = {
     "teacher": ("s", "#667085"),
@@ -52,13 +52,14 @@ def draw(rows: Sequence[Row], label: str, images: int, path: Path) -> None:
 
 
 def _panel(panel: Axes, rows: Sequence[Row], label: str, front: Sequence[str]) -> None:
-    points = {row.name: (row.latency.median_ms, row.gain_db[label][0]) for row in rows}
+    teacher = teacher_of(rows, rows[0].runtime)
+    points = {row.name: (row.latency.median_ms, row.less(teacher, label)[0]) for row in rows}
     xs, ys = zip(*(points[name] for name in front), strict=True)
     # A step: between two candidates nothing better is known than the faster one.
     panel.step(xs, ys, where="post", color="#98a2b3", linewidth=1.2, zorder=1)
     for row in rows:
         marker, color = LOOKS[row.family]
-        ms, (gain, low, high) = row.latency, row.gain_db[label]
+        ms, (gain, low, high) = row.latency, row.less(teacher, label)
         panel.errorbar(
             ms.median_ms,
             gain,
