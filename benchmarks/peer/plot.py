@@ -10,6 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from peer.table import TEACHERS, Row, joint_front, teacher_of
 
@@ -24,6 +25,10 @@ LOOKS = {
     "smaller, from scratch": ("X", "#101828"),
 }
 """Marker and color of each family."""
+LINEAR_DB = 0.2
+"""Differences smaller than this are drawn to scale, larger ones compressed: most of what matters is near zero."""
+DB_TICKS = (0.2, 0.1, 0.0, -0.1, -0.2, -0.5, -1.0, -2.0, -4.0)
+MS_TICKS = (2, 5, 10, 20, 30, 50, 70, 100, 200, 500)
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -37,8 +42,10 @@ def draw(rows: Sequence[Row], label: str, images: int, path: Path) -> None:
         here = [row for row in rows if row.runtime == runtime]
         _panel(panel, here, label, joint_front(rows, label, runtime))
         panel.set_title(f"{TITLES[runtime]}, one thread", fontsize=11)
-        panel.set_xlabel("latency at 256x256 in ms, median and quartiles")
-    axes[0][0].set_ylabel(f"PSNR less the teacher's, dB; mean over {images}\ntest photographs, 95 % bootstrap interval")
+    axes[0][0].set_ylabel(
+        f"PSNR less the teacher's in dB, compressed beyond {LINEAR_DB:g}\nmean over {images} test photographs, 95 % bootstrap interval"
+    )
+    figure.supxlabel("latency at 256x256 in ms, log scale, median and quartiles", fontsize=10, y=0.11)
     families = [family for family in LOOKS if any(row.family == family for row in rows)]
     handles = [
         plt.Line2D([], [], marker=LOOKS[f][0], color=LOOKS[f][1], linestyle="", markersize=7, label=f) for f in families
@@ -71,6 +78,25 @@ def _panel(panel: Axes, rows: Sequence[Row], label: str, front: Sequence[str]) -
             elinewidth=0.9,
             zorder=3,
         )
-        panel.annotate(row.name, (ms.median_ms, gain), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
+        ours = row.family == "netgraft"
+        panel.annotate(
+            row.name.removeprefix("ov-").removeprefix("netgraft-" if ours else ""),
+            (ms.median_ms, gain),
+            # Ours to the upper left, peers to the lower right: they crowd where both are good.
+            xytext=(-5, 5) if ours else (6, -4),
+            textcoords="offset points",
+            ha="right" if ours else "left",
+            va="bottom" if ours else "top",
+            fontsize=7.5,
+            color=color,
+        )
     panel.axhline(0, color="#d0d5dd", linewidth=0.8, zorder=0)
+    panel.set_xscale("log")
+    panel.set_yscale("symlog", linthresh=LINEAR_DB, linscale=1.2)
+    panel.xaxis.set_major_locator(FixedLocator(MS_TICKS))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_locator(FixedLocator(DB_TICKS))
+    panel.yaxis.set_major_formatter(lambda db, _: f"{db:+g}" if db else "0")
+    panel.margins(x=0.18)
     panel.grid(alpha=0.3)
