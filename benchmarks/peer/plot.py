@@ -43,7 +43,8 @@ def draw(rows: Sequence[Row], label: str, images: int, path: Path) -> None:
         _panel(panel, here, label, joint_front(rows, label, runtime))
         panel.set_title(f"{TITLES[runtime]}, one thread", fontsize=11)
     axes[0][0].set_ylabel(
-        f"PSNR less the teacher's in dB, compressed beyond {LINEAR_DB:g}\nmean over {images} test photographs, 95 % bootstrap interval"
+        f"PSNR less the teacher's in dB, compressed beyond {LINEAR_DB:g}\n"
+        f"mean over {images} test photographs, 95 % bootstrap interval"
     )
     figure.supxlabel("latency at 256x256 in ms, log scale, median and quartiles", fontsize=10, y=0.11)
     families = [family for family in LOOKS if any(row.family == family for row in rows)]
