@@ -1,0 +1,1 @@
+"""What ``benchmarks/peers.py`` compares, and how each network comes about."""
