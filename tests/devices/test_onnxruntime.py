@@ -1,15 +1,9 @@
 """ONNX Runtime as a device, for real on this machine's processor."""
 
-import sys
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices.device import Unsupported
-from netgraft.devices.onnx_graph import to_onnx
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.errors import DeviceError
 from netgraft.nets.nafnet import NafBlock, start_residuals

@@ -14,6 +14,7 @@ from netgraft.devices.fake import FakeClock, FakeDevice
 from netgraft.devices.measure import Latency, MeasureProtocol, SystemClock, measure, measure_modules
 from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import to_onnx
+from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
 
@@ -31,6 +32,7 @@ __all__ = [
     "Latency",
     "MeasureProtocol",
     "OnnxDevice",
+    "OnnxParts",
     "OnnxRuntimeDevice",
     "OpenVinoDevice",
     "Runnable",

@@ -25,16 +25,18 @@ Shapes = dict[str, tuple[int, ...]]
 class OnnxParts:
     """Gives the ONNX files of networks that differ at ``sites`` only.
 
-    example: (1, c, h, w), the input shape of the files.
+    example: (1, c, h, w), the input shape of the files. ``fast_forms`` as in
+    :func:`~netgraft.devices.onnx_graph.to_onnx`.
     """
 
-    def __init__(self, sites: Sequence[Site], example: Tensor) -> None:
+    def __init__(self, sites: Sequence[Site], example: Tensor, *, fast_forms: bool = True) -> None:
         self.sites = tuple(sites)
         self.example = example
+        self.fast_forms = fast_forms
         self._around: ir.Model | None = None
         self._parts: dict[tuple[str, str], tuple[ir.Model, Shapes]] = {}
 
-    def network(self, module: nn.Module, assignment: Mapping[str, str], *, fast_forms: bool = True) -> bytes:
+    def network(self, module: nn.Module, assignment: Mapping[str, str]) -> bytes:
         """The content of the ONNX file of ``module``, a deployed network with these operators by site path.
 
         Raises:
@@ -45,13 +47,20 @@ class OnnxParts:
             self._around = onnx_model(_with_markers(module, self.sites), self.example)
         model = self._around.clone()
         for site in self.sites:
-            block = module.get_submodule(site.path)
-            _put(model.graph, site.path, self._part(site, assignment.get(site.path, KEEP), block))
-        _set_weights(model.graph, module)
-        return finished_bytes(model, fast_forms=fast_forms)
+            part = self._part(site, assignment.get(site.path, KEEP), module.get_submodule(site.path))
+            _put(model.graph, site.path, part.graph)
+        return _with_weights(model, module, self.fast_forms)
 
-    def _part(self, site: Site, operator: str, block: nn.Module) -> ir.Graph:
-        """A copy of the graph of an operator at sites of this shape."""
+    def block(self, site: Site, operator: str, module: nn.Module) -> bytes:
+        """The content of the ONNX file of a deployed block alone.
+
+        Raises:
+            ExportError: as for :meth:`network`.
+        """
+        return _with_weights(self._part(site, operator, module), module, self.fast_forms)
+
+    def _part(self, site: Site, operator: str, block: nn.Module) -> ir.Model:
+        """A copy of the graph of an operator at sites of this shape; its weights are those of any of them."""
         key, shapes = (site.shape_key, operator), _shapes(block)
         if key not in self._parts:
             h, w = self.example.shape[-2:]
@@ -59,7 +68,7 @@ class OnnxParts:
         part, known = self._parts[key]
         if shapes != known:
             raise ExportError(f"{operator} at {site.path} has other weights than {operator} at other {site.shape_key}")
-        return part.clone().graph
+        return part.clone()
 
 
 def _with_markers(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
@@ -112,12 +121,13 @@ def _moved(value: ir.Value, name: str) -> ir.Value:
     return moved
 
 
-def _set_weights(graph: ir.Graph, module: nn.Module) -> None:
-    """Give every weight of the graph the module's value, in place."""
+def _with_weights(model: ir.Model, module: nn.Module, fast_forms: bool) -> bytes:
+    """The finished file of a graph, which is changed in place, with the weights of ``module``."""
     state = module.state_dict()
-    for name, value in graph.initializers.items():
+    for name, value in model.graph.initializers.items():
         if name in state:
             value.const_value = ir.tensor(state[name].numpy(), name=name)
+    return finished_bytes(model, fast_forms=fast_forms)
 
 
 def _shapes(module: nn.Module) -> Shapes:

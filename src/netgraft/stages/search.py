@@ -53,13 +53,7 @@ class SearchStages(SpaceStages):
 
     def search_with(self, method: str) -> SearchResult:
         """The search by one method; every evaluation is kept as soon as it is known."""
-        options, space = [list(names) for names in self.space.options], self.space
-        fixed = self.latency_table.fixed_ms([site.path for site in space.sites])
-        latencies = [
-            # What does not change is spread over the sites, so that the known costs add up to the whole.
-            [self.latency_table.operator_ms(site.path, name) + fixed / len(space.sites) for name in names]
-            for site, names in zip(space.sites, options, strict=True)
-        ]
+        options = {site.path: names for site, names in zip(self.space.sites, self.space.options, strict=True)}
         log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
         budget = self.config.search.budget
 
@@ -73,12 +67,12 @@ class SearchStages(SpaceStages):
         try:
             return minimize(
                 costs,
-                [len(names) for names in options],
+                [len(names) for names in options.values()],
                 budget=budget,
                 method=method,
-                reference_point=(reference_db, sum(row[0] for row in latencies)),
+                reference_point=(reference_db, self.latency_model.predict_ms([{}])[0]),
                 seed=self.config.seed,
-                known={1: latencies},
+                known={1: self.latency_model.known(options)},
                 on_evaluation=lambda done, _row, _costs: self.progress(f"search {method}", done, budget),
             )
         except EvaluationError as error:
