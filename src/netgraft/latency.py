@@ -239,10 +239,12 @@ class Agreement:
     spearman_interval: tuple[float, float]
 
 
-def agreement(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Agreement:
+def agreement(
+    predicted: NDArray[np.float64], measured: NDArray[np.float64], *, resamples: int = RESAMPLES
+) -> Agreement:
     """How well predictions (n,) agree with measurements (n,)."""
     errors = 100 * np.abs(predicted - measured) / measured
-    draws = np.random.default_rng(0).integers(0, len(errors), (RESAMPLES, len(errors)))
+    draws = np.random.default_rng(0).integers(0, len(errors), (resamples, len(errors)))
     ranked = np.array([_rank_correlation(predicted[draw], measured[draw]) for draw in draws])
     ranked = ranked[np.isfinite(ranked)]
     return Agreement(

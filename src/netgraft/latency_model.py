@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -115,7 +116,7 @@ class LatencyModel:
         """What two neighbors that are both searched cost beyond the sum of their single changes, (K, K)."""
         order = {site.path: place for place, site in enumerate(self.sites)}
         paths, teacher_ms, found = list(options), self._predict_one({}), []
-        for column, (first, second) in enumerate(zip(paths, paths[1:], strict=False)):
+        for column, (first, second) in enumerate(pairwise(paths)):
             if order[second] != order[first] + 1:
                 continue
             both = [[self._predict_one({first: a, second: b}) for b in options[second]] for a in options[first]]
@@ -157,7 +158,7 @@ def features(table: LatencyTable, sites: Sequence[Site], assignment: Assignment)
             add(("scale",), ms - table.operator_ms(site.path, KEEP))
             add(("share", name), ms)
             add(("map", name), _values(site, table.size))
-    for here, there, first, second in zip(sites, sites[1:], names, names[1:], strict=False):
+    for (here, first), (there, second) in pairwise(zip(sites, names, strict=True)):
         if (first, second) != (KEEP, KEEP):
             add(("pair", _kind(here, first), _kind(there, second)), _values(there, table.size))
     return found
