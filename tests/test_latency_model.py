@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def by_pairs(table: LatencyTable) -> Callable[[list[dict[str, str]]], np.ndarray
 
 def behind_drop(network: Assignment) -> int:
     names = [network[site.path] for site in SITES]
-    return sum(pair == ("drop", "conv3") for pair in zip(names, names[1:], strict=False))
+    return sum(pair == ("drop", "conv3") for pair in pairwise(names))
 
 
 def test_without_networks_it_is_the_plain_sum(table: LatencyTable) -> None:

@@ -219,7 +219,7 @@ def left_out_ms(
     group = np.random.default_rng(seed).permutation(count) % (folds or count)
     predicted = np.empty(count)
     for number in range(group.max(initial=-1) + 1):
-        inside, outside = np.flatnonzero(group != number), np.flatnonzero(group == number)
+        inside, outside = np.flatnonzero(group != number).tolist(), np.flatnonzero(group == number).tolist()
         model = fit(table, sites, [assignments[i] for i in inside], [measured_ms[i] for i in inside])
         predicted[outside] = model.predict_ms([assignments[i] for i in outside])
     return predicted

@@ -28,6 +28,7 @@ from netgraft.report import (
     SiteRow,
 )
 from netgraft.restore import OVERLAP, open_restorer
+from netgraft.search import non_dominated
 from netgraft.sites import KEEP
 from netgraft.stages import Run
 from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
@@ -65,7 +66,7 @@ def result(run: Run) -> dict[str, Any]:
         }
     figures["student"]["assignment"] = run.assignment
     figures["degraded"] = _quality(run.evaluations["degraded"])
-    figures["front"], figures["front_predicted"] = _front(run)
+    figures["front"], figures["front_left_out"] = _front(run)
     figures["ceiling"] = dataclasses.asdict(run.ceiling)
     figures["device"] = run.device.description.as_dict()
     figures["protocol"] = protocol(run)
@@ -98,22 +99,29 @@ def _latency(latency: Latency) -> dict[str, float]:
 
 
 def _front(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The networks of the front that were measured whole, by latency, and those of which only a prediction is known."""
-    measured, predicted = [], []
+    """The front as it was measured, by latency; and what the search had on its front but is not shown as such, because
+    only a prediction is known or another network was better in both once measured."""
+    measured, left_out = [], []
     for index in {*run.search.front.tolist(), *run.front_latency}:
         loss, predicted_ms = run.search.costs[index].tolist()
         row = {
             "assignment": run.name_row(run.search.assignments[index].tolist()),
             "quality_loss_db": loss,
+            "latency_ms": predicted_ms,
+            "measured": False,
             "predicted_latency_ms": predicted_ms,
         }
         latency = run.front_latency.get(index)
         if latency is None:
-            predicted.append(row | {"latency_ms": predicted_ms, "measured": False})
+            left_out.append(row)
         else:
             quartiles = {"latency_q25_ms": latency.q25_ms, "latency_q75_ms": latency.q75_ms}
             measured.append(row | {"latency_ms": latency.median_ms, "measured": True} | quartiles)
-    return sorted(measured, key=_by_latency), sorted(predicted, key=_by_latency)
+    costs = np.array([[row["quality_loss_db"], row["latency_ms"]] for row in measured])
+    best = non_dominated(costs).tolist() if measured else []
+    front = [row for row, kept in zip(measured, best, strict=True) if kept]
+    left_out += [row for row, kept in zip(measured, best, strict=True) if not kept]
+    return sorted(front, key=_by_latency), sorted(left_out, key=_by_latency)
 
 
 def _by_latency(row: dict[str, Any]) -> float:

@@ -95,6 +95,7 @@ def _put(graph: ir.Graph, path: str, part: ir.Graph) -> None:
     marker = readers[0]
     (start,), (end,) = part.inputs, part.outputs
     before, after = marker.inputs[0], marker.outputs[0]
+    assert before is not None, "a convolution has an input"
     result = before if end is start else end
     part.outputs.clear()
     # The part's own weight may have the marker's name.
