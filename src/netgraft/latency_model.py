@@ -65,9 +65,11 @@ class LatencyModel:
         return np.array([self._predict_one(assignment) for assignment in assignments], dtype=np.float64)
 
     def _predict_one(self, assignment: Assignment) -> float:
+        plain_ms = self.table.additive_ms(assignment)
+        if not self.corrections or not np.isfinite(plain_ms):
+            return plain_ms
         found = features(self.table, self.sites, assignment)
-        learned = sum(self.corrections.get(term, 0.0) * value for term, value in found.items())
-        return self.table.additive_ms(assignment) + learned
+        return plain_ms + sum(self.corrections.get(term, 0.0) * value for term, value in found.items())
 
     def option_ms(self, options: Mapping[str, Sequence[str]]) -> list[list[float]]:
         """For each of these sites the cost of each of its options: they add up to the prediction.

@@ -85,7 +85,7 @@ def _without_infinities(value: Any) -> Any:
     """JSON knows neither NaN (a rank correlation of equal values) nor infinity (the PSNR of equal images)."""
     if isinstance(value, dict):
         return {name: _without_infinities(entry) for name, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_infinities(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
