@@ -38,6 +38,8 @@ WORTH = 0.9
 """A richer model must bring the leave-one-out error below this share of the simpler one's."""
 RICHER = (("offset", "scale"), ("offset", "scale", "share", "map"), ("offset", "scale", "share", "map", "pair"))
 """The kinds of terms of the models that are tried; the last ones are no sums over sites any more."""
+EXACT = 1e-4
+"""Sums whose relative error is below this are left as they are."""
 FEWEST = 3
 """Networks without which nothing is learned."""
 
@@ -197,7 +199,7 @@ def fit(
         units = np.array([_unit(term, table, sites) for term in terms])
         design = np.array([[row.get(term, 0.0) for term in terms] for row in rows]) * units / measured[:, None]
         errors = [_left_out_error(design, target, penalty) for penalty in PENALTIES]
-        if min(errors) < WORTH * best:
+        if best > EXACT and min(errors) < WORTH * best:
             best, penalty = min(errors), PENALTIES[int(np.argmin(errors))]
             sizes = units * _ridge(design, target, penalty)
             corrections = dict(zip(terms, sizes.tolist(), strict=True))
