@@ -17,7 +17,7 @@ from netgraft.devices.device import DeviceDescription, Unsupported
 from netgraft.devices.fake import FakeDevice
 from netgraft.devices.measure import Latency, MeasureProtocol, measure_modules
 from netgraft.errors import ConfigError, DeviceError, StoreError
-from netgraft.latency import LatencyTable, additivity
+from netgraft.latency import LatencyTable, additivity, agreement
 from netgraft.nets.nafnet import NafNet, NafNetShape
 
 DEVICE = DeviceDescription(
@@ -193,29 +193,34 @@ def test_predictions_hold_where_costs_really_add_up() -> None:
     assert student_ms.median_ms < teacher.median_ms
 
 
-def test_a_constant_factor_and_offset_are_corrected_away() -> None:
-    """Measured = 2 * predicted + 1: errors of 2/3, 3/5 and 4/7 of what was measured before, none after."""
-    report = additivity([1, 2, 3], [3, 5, 7])
-    assert (report.scale, report.offset_ms) == (pytest.approx(2), pytest.approx(1))
-    assert report.mape_percent == pytest.approx(100 * (2 / 3 + 3 / 5 + 4 / 7) / 3)
-    assert report.max_error_percent == pytest.approx(200 / 3)
-    assert report.spearman == pytest.approx(1)
-    assert report.corrected_mape_percent == pytest.approx(0, abs=1e-9)
-    assert report.corrected_ms(10) == pytest.approx(21)
-    assert report.pairs == ((1, 3), (2, 5), (3, 7))
+def test_errors_are_shares_of_what_was_measured() -> None:
+    """Sums of 1, 2 and 3 for 2, 4 and 4 ms are off by 50, 50 and 25 %; corrections to 2, 4 and 3 by 0, 0 and 25."""
+    report = additivity([1, 2, 3], [2, 4, 4], [2, 4, 3])
+    assert report.mape_percent == pytest.approx(125 / 3)
+    assert report.corrected_mape_percent == pytest.approx(25 / 3)
+    assert report.pairs == ((1, 2), (2, 4), (3, 4))
+    assert report.corrected_ms == (2, 4, 3)
 
 
-def test_each_network_is_corrected_by_the_others_only() -> None:
-    """(1, 1), (2, 2), (3, 6): the lines through the other two give -2, 3.5 and 3, off by 300, 75 and 50 %."""
-    report = additivity([1, 2, 3], [1, 2, 6])
-    assert report.corrected_mape_percent == pytest.approx((300 + 75 + 50) / 3)
-    assert (report.scale, report.offset_ms) == (pytest.approx(2.5), pytest.approx(-2))
+def test_intervals_hold_the_estimate_and_shrink_with_more_networks() -> None:
+    """Errors of 1 to 5 % in turns: the mean is 3, its standard error sqrt(2 / n)."""
+    widths = []
+    for count in (10, 1000):
+        measured = np.full(count, 100.0)
+        found = agreement(measured + 1 + np.arange(count) % 5, measured)
+        low, high = found.mape_interval
+        assert found.mape_percent == pytest.approx(3)
+        assert low < 3 < high
+        assert high - low == pytest.approx(2 * 1.96 * math.sqrt(2 / count), rel=0.2)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
 
 
-def test_equal_predictions_leave_only_an_offset() -> None:
-    report = additivity([2, 2, 2], [3, 4, 5])
-    assert (report.scale, report.offset_ms) == (1, pytest.approx(2))
+def test_equal_predictions_have_no_order() -> None:
+    report = additivity([2, 2, 2], [3, 4, 5], [3, 4, 5])
     assert math.isnan(report.spearman)
+    assert all(math.isnan(end) for end in report.spearman_interval)
+    assert report.corrected_spearman == pytest.approx(1)
 
 
 @given(
@@ -227,9 +232,10 @@ def test_the_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None
     """Ties included, as scipy computes it."""
     predicted, measured = zip(*pairs, strict=True)
     expected = scipy.stats.spearmanr(predicted, measured).statistic
-    assert additivity(predicted, measured).spearman == pytest.approx(expected, abs=1e-9)
+    found = agreement(np.array(predicted, float), np.array(measured, float), resamples=1)
+    assert found.spearman == pytest.approx(expected, abs=1e-9)
 
 
 def test_too_few_networks_say_nothing_about_additivity() -> None:
-    with pytest.raises(DeviceError, match=r"at least 3 networks: it got 2 and 2"):
-        additivity([1, 2], [1, 2])
+    with pytest.raises(DeviceError, match=r"at least 3 networks: it got 2, 2 corrected, and 2 measured"):
+        additivity([1, 2], [1, 2], [1, 2])

@@ -158,7 +158,16 @@ def test_the_result_has_its_documented_form(whole: Whole) -> None:
     assert all(spent >= 0 for spent in result["seconds"].values())
     assert result["front"]
     for point in result["front"]:
-        assert point.keys() == {"assignment", "quality_loss_db", "latency_ms", "measured"}
+        assert point.keys() >= {"assignment", "quality_loss_db", "latency_ms", "measured", "predicted_latency_ms"}
+        assert point["measured"]
+        # On this device sums are exact.
+        assert point["latency_ms"] == pytest.approx(point["predicted_latency_ms"])
+        assert point["latency_q25_ms"] <= point["latency_ms"] <= point["latency_q75_ms"]
+    assert 0 < result["ceiling"]["macs"] < 1
+    fastest = min(point["latency_ms"] for point in result["front"])
+    teacher_ms = result["teacher"]["latency_ms"]["median"]
+    assert result["ceiling"]["fastest_ms"] <= fastest + 1e-9
+    assert result["ceiling"]["latency"] == pytest.approx(1 - result["ceiling"]["fastest_ms"] / teacher_ms)
     assert (whole.out / "report.html").read_text().startswith("<!")
 
 
@@ -185,6 +194,28 @@ def test_the_front_holds_no_point_that_another_beats(whole: Whole) -> None:
     assert len(run.search.costs) == BUDGET
     for loss, latency in run.search.costs.tolist():
         assert any(p[0] <= loss and p[1] <= latency + 1e-9 for p in points)
+
+
+def test_a_long_front_is_measured_at_its_named_points_and_evenly_between(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of eleven members 1 ms apart, with the 1st, 2nd and 11th named: the 6th, farthest from all, and the 4th."""
+    run = opened(whole, whole.out)
+    costs = np.array([[10.0 - row, float(row)] for row in range(11)])
+    found = SearchResult(
+        assignments=np.zeros((11, 1), int),
+        costs=costs,
+        front=np.arange(11),
+        hypervolume=np.zeros(11),
+        reference_point=np.array([10.0, 10.0]),
+        method="auto",
+        additive_tau=np.ones(2),
+        regime="additive",
+        stop_reason="budget",
+    )
+    run.search, run.chosen = found, {"fastest": 0, "knee": 1, "chosen": 10}
+    monkeypatch.setattr(stages.run, "MOST_SHOWN", 5)
+    assert run.shown == [0, 1, 3, 5, 10]
 
 
 def test_the_student_is_the_fastest_within_the_limit(whole: Whole) -> None:
@@ -266,7 +297,9 @@ def test_a_kill_anywhere_changes_nothing(whole: Whole, tmp_path: Path, monkeypat
         latency = whole.figures[name]["latency_ms"]
         assert figures[name].pop("latency_ms") == pytest.approx(latency, rel=1e-9)
         assert figures[name] == {k: v for k, v in whole.figures[name].items() if k != "latency_ms"}
-    assert figures["front"] == whole.figures["front"]
+    for point, expected in zip(figures["front"], whole.figures["front"], strict=True):
+        assert point.pop("assignment") == expected["assignment"]
+        assert point == pytest.approx({k: v for k, v in expected.items() if k != "assignment"}, rel=1e-9)
     assert figures["degraded"] == whole.figures["degraded"]
     assert not list((out / "artifacts" / "surrogates").glob("progress*"))
     assert not list(out.rglob("*.part"))

@@ -172,7 +172,7 @@ def demo_preset() -> RunConfig:
     return RunConfig(
         space=SpaceConfig(operators=("drop", "naf_static", "conv3_res", "inverted_residual", "half_res", "transposed")),
         distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
-        device=DeviceConfig(whole_samples=8),
+        device=DeviceConfig(whole_samples=8, final_samples=24),
         search=SearchConfig(budget=150, crops=6, max_loss_db=0.6),
         finetune=FinetuneConfig(steps=300),
     )

@@ -2,7 +2,7 @@
 
 Sites of the same shape share one measurement for each operator. The latency of a whole network is predicted
 as what its blocks cost plus what the teacher costs outside of its sites; :func:`additivity` says how well
-that holds and fits the line that corrects it.
+that holds. :mod:`netgraft.latency_model` corrects it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from netgraft.names import lookup
 from netgraft.sites import KEEP
 
 SCHEMA = 1
+RESAMPLES = 1000
+"""Bootstrap resamples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,69 +174,91 @@ class LatencyTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdditivityReport:
-    """How well predicted latencies agree with measured ones."""
+    """How well predicted latencies agree with measured ones; intervals are 95 % bootstrap intervals over networks."""
 
     pairs: tuple[tuple[float, float], ...]
-    """(predicted_ms, measured_ms) of each network."""
+    """(predicted_ms, measured_ms) of each network, the prediction being the plain sum."""
+    corrected_ms: tuple[float, ...]
+    """Corrected prediction of each network, by a correction that was not fitted to it."""
     mape_percent: float
-    """Mean absolute error of the predictions, in percent of what was measured."""
-    max_error_percent: float
-    """The largest of these errors."""
+    """Mean absolute error of the plain sums, in percent of what was measured."""
+    mape_interval: tuple[float, float]
     spearman: float
-    """Rank correlation, -1 to 1; NaN if all predictions or all measurements are equal."""
-    scale: float
-    """Slope of the line that was fitted: corrected = scale * predicted + offset_ms."""
-    offset_ms: float
-    """Its height at zero."""
+    """Rank correlation of the plain sums, -1 to 1; NaN if all predictions or all measurements are equal."""
+    spearman_interval: tuple[float, float]
     corrected_mape_percent: float
-    """Mean absolute error after correction, each network corrected by a line fitted to the others."""
+    """Mean absolute error of the corrected predictions."""
+    corrected_mape_interval: tuple[float, float]
+    corrected_spearman: float
+    """Rank correlation of the corrected predictions."""
+    corrected_spearman_interval: tuple[float, float]
 
-    def corrected_ms(self, predicted_ms: float) -> float:
-        """A prediction after correction by the fitted line."""
-        return self.scale * predicted_ms + self.offset_ms
 
+def additivity(
+    predicted_ms: Sequence[float], measured_ms: Sequence[float], corrected_ms: Sequence[float]
+) -> AdditivityReport:
+    """Compare plain and corrected predictions with measurements of the same networks.
 
-def additivity(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> AdditivityReport:
-    """Compare predictions with measurements of the same networks.
+    corrected_ms: each by a correction that was not fitted to this network.
 
     Raises:
-        DeviceError: there are fewer than three networks, too few to leave one out and fit a line to the
-        others.
+        DeviceError: there are fewer than three networks, or not as many predictions as measurements.
     """
-    predicted, measured = np.asarray(predicted_ms, np.float64), np.asarray(measured_ms, np.float64)
-    if len(predicted) < 3 or predicted.shape != measured.shape:
+    predicted, measured, corrected = (
+        np.asarray(values, np.float64) for values in (predicted_ms, measured_ms, corrected_ms)
+    )
+    if len(predicted) < 3 or not predicted.shape == measured.shape == corrected.shape:
         raise DeviceError(
             f"additivity needs predictions and measurements of at least 3 networks: "
-            f"it got {len(predicted)} and {len(measured)}"
+            f"it got {len(predicted)}, {len(corrected)} corrected, and {len(measured)} measured"
         )
-    errors = 100 * np.abs(predicted - measured) / measured
-    scale, offset = _line(predicted, measured)
+    raw, after = agreement(predicted, measured), agreement(corrected, measured)
     return AdditivityReport(
         pairs=tuple(zip(predicted.tolist(), measured.tolist(), strict=True)),
-        mape_percent=float(errors.mean()),
-        max_error_percent=float(errors.max()),
-        spearman=_rank_correlation(predicted, measured),
-        scale=scale,
-        offset_ms=offset,
-        corrected_mape_percent=float((100 * np.abs(_left_out(predicted, measured) - measured) / measured).mean()),
+        corrected_ms=tuple(corrected.tolist()),
+        mape_percent=raw.mape_percent,
+        mape_interval=raw.mape_interval,
+        spearman=raw.spearman,
+        spearman_interval=raw.spearman_interval,
+        corrected_mape_percent=after.mape_percent,
+        corrected_mape_interval=after.mape_interval,
+        corrected_spearman=after.spearman,
+        corrected_spearman_interval=after.spearman_interval,
     )
 
 
-def _left_out(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each prediction corrected by the line through all the others."""
-    corrected = np.empty_like(predicted)
-    for i in range(len(predicted)):
-        others = np.arange(len(predicted)) != i
-        scale, offset = _line(predicted[others], measured[others])
-        corrected[i] = scale * predicted[i] + offset
-    return corrected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Predictions against measurements, with 95 % bootstrap intervals over networks."""
+
+    mape_percent: float
+    """Mean absolute error in percent of what was measured."""
+    mape_interval: tuple[float, float]
+    spearman: float
+    """Rank correlation, -1 to 1; NaN if all predictions or all measurements are equal."""
+    spearman_interval: tuple[float, float]
 
 
-def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and height at zero of the least-squares line; slope 1 where all x are equal."""
-    spread = x - x.mean()
-    scale = float(spread @ y / (spread @ spread)) if np.ptp(x) > 0 else 1.0
-    return scale, float(y.mean() - scale * x.mean())
+def agreement(
+    predicted: NDArray[np.float64], measured: NDArray[np.float64], *, resamples: int = RESAMPLES
+) -> Agreement:
+    """How well predictions (n,) agree with measurements (n,)."""
+    errors = 100 * np.abs(predicted - measured) / measured
+    draws = np.random.default_rng(0).integers(0, len(errors), (resamples, len(errors)))
+    ranked = np.array([_rank_correlation(predicted[draw], measured[draw]) for draw in draws])
+    ranked = ranked[np.isfinite(ranked)]
+    return Agreement(
+        mape_percent=float(errors.mean()),
+        mape_interval=_middle(errors[draws].mean(axis=1)),
+        spearman=_rank_correlation(predicted, measured),
+        spearman_interval=_middle(ranked) if len(ranked) else (float("nan"), float("nan")),
+    )
+
+
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 %."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from importlib import metadata
@@ -27,6 +28,7 @@ from netgraft.report import (
     SiteRow,
 )
 from netgraft.restore import OVERLAP, open_restorer
+from netgraft.search import non_dominated
 from netgraft.sites import KEEP
 from netgraft.stages import Run
 from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
@@ -64,14 +66,16 @@ def result(run: Run) -> dict[str, Any]:
         }
     figures["student"]["assignment"] = run.assignment
     figures["degraded"] = _quality(run.evaluations["degraded"])
-    figures["front"] = _front(run)
+    figures["front"], figures["front_left_out"] = _front(run)
+    figures["ceiling"] = dataclasses.asdict(run.ceiling)
     figures["device"] = run.device.description.as_dict()
     figures["protocol"] = protocol(run)
     figures["additivity"] = {
-        "mape_percent": run.additivity.mape_percent,
-        "corrected_mape_percent": run.additivity.corrected_mape_percent,
-        "spearman": run.additivity.spearman,
+        name: value
+        for name, value in dataclasses.asdict(run.additivity).items()
+        if name not in ("pairs", "corrected_ms")
     }
+    figures["latency_model"] = run.latency_model.as_dict()
     figures["versions"] = versions()
     figures["seconds"] = run.seconds
     return {name: _without_infinities(entry) for name, entry in figures.items()}
@@ -81,7 +85,7 @@ def _without_infinities(value: Any) -> Any:
     """JSON knows neither NaN (a rank correlation of equal values) nor infinity (the PSNR of equal images)."""
     if isinstance(value, dict):
         return {name: _without_infinities(entry) for name, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_infinities(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -94,20 +98,35 @@ def _latency(latency: Latency) -> dict[str, float]:
     return {"median": latency.median_ms, "q25": latency.q25_ms, "q75": latency.q75_ms}
 
 
-def _front(run: Run) -> list[dict[str, Any]]:
-    rows = []
-    for index in run.search.front:
-        assignment = run.name_row(run.search.assignments[index].tolist())
-        loss, latency = run.search.costs[index]
-        rows.append(
-            {
-                "assignment": assignment,
-                "quality_loss_db": float(loss),
-                "latency_ms": float(latency),
-                "measured": False,
-            }
-        )
-    return rows
+def _front(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The front as it was measured, by latency; and what the search had on its front but is not shown as such, because
+    only a prediction is known or another network was better in both once measured."""
+    measured, left_out = [], []
+    for index in {*run.search.front.tolist(), *run.front_latency}:
+        loss, predicted_ms = run.search.costs[index].tolist()
+        row = {
+            "assignment": run.name_row(run.search.assignments[index].tolist()),
+            "quality_loss_db": loss,
+            "latency_ms": predicted_ms,
+            "measured": False,
+            "predicted_latency_ms": predicted_ms,
+        }
+        latency = run.front_latency.get(index)
+        if latency is None:
+            left_out.append(row)
+        else:
+            quartiles = {"latency_q25_ms": latency.q25_ms, "latency_q75_ms": latency.q75_ms}
+            measured.append(row | {"latency_ms": latency.median_ms, "measured": True} | quartiles)
+    costs = np.array([[row["quality_loss_db"], row["latency_ms"]] for row in measured])
+    best = non_dominated(costs).tolist() if measured else []
+    front = [row for row, kept in zip(measured, best, strict=True) if kept]
+    left_out += [row for row, kept in zip(measured, best, strict=True) if not kept]
+    return sorted(front, key=_by_latency), sorted(left_out, key=_by_latency)
+
+
+def _by_latency(row: dict[str, Any]) -> float:
+    latency_ms: float = row["latency_ms"]
+    return latency_ms
 
 
 def protocol(run: Run) -> dict[str, Any]:
@@ -126,7 +145,10 @@ def protocol(run: Run) -> dict[str, Any]:
         "search": {
             "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
             f"before fine-tuning; more than {_cap_db(run):g} dB counts as that",
-            "latency": "sum of block medians from the latency table",
+            "latency": "sum of block medians from the latency table, corrected by "
+            f"{run.latency_model.networks} networks measured whole"
+            if run.latency_model.corrections
+            else "sum of block medians from the latency table",
             "method": config.search.method,
             "evaluations": len(run.search.costs),
         },
@@ -134,8 +156,8 @@ def protocol(run: Run) -> dict[str, Any]:
             "input": f"1x3x{h}x{w}",
             "form": "deployed, exported to ONNX",
             "blocks": f"median of {config.device.samples} samples, operators of one shape in turns",
-            "teacher and student": f"median and quartiles of {config.device.final_samples} samples each, "
-            "whole networks, in turns in one session",
+            "teacher, student and front": f"median and quartiles of {config.device.final_samples} samples each, "
+            "whole networks, in turns in one session; the front's before fine-tuning",
         },
         "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
         "seed": config.seed,
@@ -171,6 +193,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
             measured_ms=[measured for _, measured in run.additivity.pairs],
             mape_percent=run.additivity.mape_percent,
             spearman=run.additivity.spearman,
+            corrected_ms=run.additivity.corrected_ms,
             corrected_mape_percent=run.additivity.corrected_mape_percent,
         ),
         distillation=_distillation(run),
@@ -178,7 +201,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         images=_images(run),
         crops=_crops(run),
         refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
-        ceiling=_ceiling(run),
+        ceiling={"macs": run.ceiling.macs, "latency": run.ceiling.latency},
         seconds=run.seconds,
     )
 
@@ -209,13 +232,16 @@ def _options(run: Run) -> list[tuple[str, ...]]:
 def _evaluations(run: Run) -> list[EvaluationRow]:
     position = {site.path: i for i, site in enumerate(run.space.sites)}
     rows = []
-    for assignment, (loss, latency) in zip(run.search.assignments, run.search.costs, strict=True):
+    for index, (assignment, (loss, latency)) in enumerate(zip(run.search.assignments, run.search.costs, strict=True)):
+        measured = run.front_latency.get(index)
         whole = [int(assignment[position[s.path]]) if s.path in position else 0 for s in run.sites]
         rows.append(
             EvaluationRow(
                 assignment=tuple(whole),
                 quality_loss_db=float(loss),
                 latency_ms=float(latency),
+                measured_latency_ms=None if measured is None else measured.median_ms,
+                measured_quartiles_ms=None if measured is None else (measured.q25_ms, measured.q75_ms),
                 source=run.search.method,
             )
         )
@@ -296,16 +322,3 @@ def _busiest(image: ImagePair, size: tuple[int, int]) -> tuple[RgbImage, RgbImag
     top, left = place
     cut = (slice(top, top + h), slice(left, left + w))
     return image.degraded[cut], image.clean[cut], f"{w}x{h} at ({left}, {top})"
-
-
-def _ceiling(run: Run) -> dict[str, float]:
-    """The most that the space could save at all: everything open at its cheapest option."""
-    table = run.latency_table
-    saved_ms = sum(
-        table.operator_ms(site.path, KEEP) - min(table.operator_ms(site.path, name) for name in names)
-        for site, names in zip(run.space.sites, run.space.options, strict=True)
-    )
-    macs = sum(
-        site.macs_share for site, names in zip(run.space.sites, run.space.options, strict=True) if len(names) > 1
-    )
-    return {"macs": macs, "latency": saved_ms / table.teacher.median_ms}

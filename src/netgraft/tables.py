@@ -91,13 +91,20 @@ def _profile(run: Run) -> tuple[Table, Any]:
             entry = found.entries.get((shape, name))
             cells.append(f"{entry.median_ms:.3f}" if isinstance(entry, Latency) else "" if entry is None else "refused")
         table.add_row(shape, *cells)
-    check = run.additivity
+    check, ceiling = run.additivity, run.ceiling
     table.caption = (
         f"median ms; whole teacher {found.teacher.median_ms:.1f} ms; {len(check.pairs)} whole networks: sums of blocks "
-        f"are off by {check.mape_percent:.1f} % (corrected {check.corrected_mape_percent:.1f} %), "
-        f"Spearman {check.spearman:.2f}"
+        f"are off by {check.mape_percent:.1f} % (Spearman {check.spearman:.2f}), "
+        f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
+        f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of the "
+        f"latency ({ceiling.fastest_ms:.1f} ms)"
     )
-    return table, dataclasses.asdict(check)
+    document = {
+        **dataclasses.asdict(check),
+        "ceiling": dataclasses.asdict(ceiling),
+        "latency_model": run.latency_model.as_dict(),
+    }
+    return table, document
 
 
 def _search(run: Run) -> tuple[Table, Any]:

@@ -202,6 +202,7 @@ def sample() -> ReportData:
             measured_ms=[v * float(rng.normal(0.97, 0.02)) for v in predicted],
             mape_percent=3.4,
             spearman=0.993,
+            corrected_ms=[0.97 * v for v in predicted],
             corrected_mape_percent=1.9,
         ),
         distillation={

@@ -72,17 +72,30 @@ def test_front_shows_every_evaluation(report_data: ReportData, figures: dict[str
     assert trace(spec, "measured end to end")["y"] == [row.quality_loss_db for row in timed]
     for name, i in report_data.chosen.items():
         mark = trace(spec, name)
-        assert (mark["x"], mark["y"]) == ([rows[i].latency_ms], [rows[i].quality_loss_db])
+        shown = rows[i].latency_ms if rows[i].measured_latency_ms is None else rows[i].measured_latency_ms
+        assert (mark["x"], mark["y"]) == ([shown], [rows[i].quality_loss_db])
     assert trace(spec, "teacher")["y"] == [0.0]
 
 
 def test_front_line_joins_what_nothing_beats(report_data: ReportData, figures: dict[str, Any]) -> None:
-    """Against a comparison of all pairs."""
-    points = [(row.latency_ms, row.quality_loss_db) for row in report_data.evaluations]
+    """Against a comparison of all pairs; of those that were measured, as there are some."""
+    timed = [row for row in report_data.evaluations if row.measured_latency_ms is not None]
+    points = [(row.measured_latency_ms, row.quality_loss_db) for row in timed]
     best = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
     line = trace(figures["front"], "front")
     assert list(zip(line["x"], line["y"], strict=True)) == best
     assert len(best) > 3
+    predicted = [replace(row, measured_latency_ms=None) for row in report_data.evaluations]
+    line = trace(figures_of(replace(report_data, evaluations=predicted))["front"], "front")
+    assert set(line["x"]) < {row.latency_ms for row in predicted}
+
+
+def test_measured_points_have_their_quartiles(report_data: ReportData) -> None:
+    row = replace(report_data.evaluations[0], measured_latency_ms=40.0, measured_quartiles_ms=(39.0, 42.5))
+    bars = trace(figures_of(replace(report_data, evaluations=[row], chosen={}))["front"], "measured end to end")[
+        "error_x"
+    ]
+    assert (bars["arrayminus"], bars["array"]) == ([1.0], [2.5])
 
 
 def test_hover_says_what_is_replaced(report_data: ReportData) -> None:
@@ -152,7 +165,9 @@ def test_a_site_without_a_measurement_leaves_a_gap(report_data: ReportData) -> N
 def test_additivity(report_data: ReportData, figures: dict[str, Any]) -> None:
     check = report_data.additivity
     assert check is not None
-    same, networks = figures["additivity"]["data"]
+    same, networks, corrected = figures["additivity"]["data"]
+    assert corrected["x"] == list(check.corrected_ms)
+    assert corrected["y"] == list(check.measured_ms)
     assert networks["x"] == list(check.predicted_ms)
     assert networks["y"] == list(check.measured_ms)
     assert same["x"] == same["y"]

@@ -98,7 +98,7 @@ def test_headline_numbers_stand_in_the_text(page: Page) -> None:
     assert "3.4·10⁻⁶" in words
     assert "0.8274" in words
     assert "off by 3.4 % on average" in words
-    assert "A fitted line brings the error to 1.9 %." in words
+    assert "brings the error to 1.9 %." in words
     assert "about 1025 assignments" in words  # 31 blocks with 5 options and 4 ups with 2
 
 

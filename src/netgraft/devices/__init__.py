@@ -12,8 +12,11 @@ from netgraft.devices.catalog import (
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
 from netgraft.devices.measure import Latency, MeasureProtocol, SystemClock, measure, measure_modules
+from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import to_onnx
+from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.openvino import OpenVinoDevice
 
 __all__ = [
     "DEVICES",
@@ -28,7 +31,10 @@ __all__ = [
     "FileDevice",
     "Latency",
     "MeasureProtocol",
+    "OnnxDevice",
+    "OnnxParts",
     "OnnxRuntimeDevice",
+    "OpenVinoDevice",
     "Runnable",
     "SystemClock",
     "Unsupported",

@@ -15,6 +15,7 @@ from netgraft.devices.device import Device, Unsupported
 from netgraft.devices.fake import FakeDevice
 from netgraft.devices.measure import MeasureProtocol, measure
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.openvino import OpenVinoDevice
 from netgraft.errors import DeviceError
 from netgraft.names import lookup
 from netgraft.nets.nafnet import NafBlock, start_residuals
@@ -72,6 +73,13 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 package="onnxruntime",
                 install="pip install onnxruntime",
                 note="ONNX Runtime on this machine's processor, single precision",
+            ),
+            DeviceKind(
+                name="openvino",
+                open=OpenVinoDevice,
+                package="openvino",
+                install="pip install 'netgraft[openvino]'",
+                note="OpenVINO on this machine's processor, single precision",
             ),
             DeviceKind(
                 name="fake",

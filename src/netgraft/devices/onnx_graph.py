@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +62,27 @@ def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fas
     Raises:
         ExportError: the module cannot be expressed in ONNX.
     """
+    model = onnx_model(module, example, dynamic=dynamic)
+    if dynamic:
+        # Nothing in the graph says it, and whoever pads images for the file must know.
+        model.metadata_props[SIZE_MULTIPLE] = str(_size_multiple(module))
+    return finished_bytes(model, fast_forms=fast_forms)
+
+
+def finished_bytes(model: ir.Model, *, fast_forms: bool = True) -> bytes:
+    """``model``, which is changed in place, as the content of a file."""
+    if fast_forms:
+        use_convolution_forms(model)
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content
+
+
+def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> ir.Model:
+    """The graph of ``module`` as the exporter gives it; its weights go by their names in the state dict.
+
+    Raises:
+        ExportError: the module cannot be expressed in ONNX.
+    """
     frozen = copy.deepcopy(module).eval().requires_grad_(False)
     shapes = {INPUT: _free_sides(module)} if dynamic else None
     try:
@@ -78,14 +100,8 @@ def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fas
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"cannot express {type(module).__name__} in ONNX: {_root_cause(error)}") from error
     assert program is not None, "the exporter gives a program unless it was asked to write a file"
-    if fast_forms:
-        use_convolution_forms(program.model)
     _forget_sources(program.model)
-    if dynamic:
-        # Nothing in the graph says it, and whoever pads images for the file must know.
-        program.model.metadata_props[SIZE_MULTIPLE] = str(_size_multiple(module))
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    return program.model
 
 
 def _free_sides(module: nn.Module) -> dict[int, Any]:
@@ -100,7 +116,7 @@ def _size_multiple(module: nn.Module) -> int:
     return int(getattr(module, "size_multiple", 1))
 
 
-def _forget_sources(model: Any) -> None:
+def _forget_sources(model: ir.Model) -> None:
     """Drop the exporter's notes from the graph, in place: they hold paths of the exporting machine."""
     for node in model.graph:
         node.metadata_props.clear()

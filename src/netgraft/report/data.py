@@ -53,6 +53,8 @@ class EvaluationRow:
     """Predicted from the latency table."""
     measured_latency_ms: float | None = None
     """Median of the assembled network on the device, where it was measured."""
+    measured_quartiles_ms: tuple[float, float] | None = None
+    """Its first and third quartile."""
     source: str
     """Who proposed it, e.g. the search method."""
 
@@ -85,8 +87,10 @@ class AdditivityCheck:
     """Mean absolute error in percent of the measured value."""
     spearman: float
     """Rank correlation, -1 to 1."""
+    corrected_ms: Sequence[float] = ()
+    """Corrected predictions, each by a correction that never saw the network, if one was fitted."""
     corrected_mape_percent: float | None = None
-    """The same error after a linear correction that never saw the network it predicts, if one was fitted."""
+    """Their mean absolute error in percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,35 +29,56 @@ HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "r
 def front(data: ReportData) -> Spec:
     """Quality loss against latency of everything that was evaluated."""
     rows = data.evaluations
-    points = np.array([[row.latency_ms, row.quality_loss_db] for row in rows])
-    best = sorted(np.flatnonzero(non_dominated(points)).tolist(), key=lambda i: rows[i].latency_ms)
     hover = [_assignment_text(data, row) for row in rows]
-    traces = [
-        _points("evaluated (predicted latency)", range(len(rows)), rows, hover, POINT, size=7, opacity=0.6),
+    traces = [_points("evaluated (predicted latency)", range(len(rows)), rows, hover, POINT, size=7, opacity=0.5)]
+    measured = [i for i, row in enumerate(rows) if row.measured_latency_ms is not None]
+    shown_ms = [row.latency_ms if row.measured_latency_ms is None else row.measured_latency_ms for row in rows]
+    # The line joins what was measured; only where nothing was, what was predicted.
+    joined = measured or list(range(len(rows)))
+    points = np.array([[shown_ms[i], rows[i].quality_loss_db] for i in joined])
+    best = sorted((joined[i] for i in np.flatnonzero(non_dominated(points))), key=lambda i: shown_ms[i])
+    traces.append(
         {
             "type": "scatter",
             "mode": "lines",
             "name": "front",
-            "x": [rows[i].latency_ms for i in best],
+            "x": [shown_ms[i] for i in best],
             "y": [rows[i].quality_loss_db for i in best],
             "line": {"color": STUDENT, "width": 2, "shape": "hv"},
             "hoverinfo": "skip",
-        },
-    ]
-    measured = [i for i, row in enumerate(rows) if row.measured_latency_ms is not None]
+        }
+    )
     if measured:
-        trace = _points("measured end to end", measured, rows, hover, "#d6457f", size=9, symbol="circle-open")
-        trace["x"] = [rows[i].measured_latency_ms for i in measured]
+        trace = _points("measured end to end", measured, rows, hover, "#d6457f", size=9)
+        trace["x"] = [shown_ms[i] for i in measured]
+        trace["error_x"] = _quartiles([rows[i] for i in measured])
         traces.append(trace)
     teacher = [i for i, row in enumerate(rows) if not any(row.assignment)][:1]
     if teacher:
         traces.append(_points("teacher", teacher, rows, hover, TEACHER, size=13, symbol="square"))
+        traces[-1]["x"] = [shown_ms[i] for i in teacher]
     for name, i in data.chosen.items():
         symbol, color = MARKS.get(name, ("cross", STUDENT))
         # Marks may share a point; the larger one lies below.
         size = {"fastest": 19, "knee": 16}.get(name, 14)
         traces.append(_points(escape(name), [i], rows, hover, color, size=size, symbol=symbol))
+        traces[-1]["x"] = [shown_ms[i]]
     return _spec(traces, "latency in ms", "quality loss in dB", height=520, hovermode="closest")
+
+
+def _quartiles(rows: Sequence[EvaluationRow]) -> Spec:
+    """Bars from the first to the third quartile of measured latencies."""
+    ends = [
+        (0.0, 0.0)
+        if row.measured_latency_ms is None or row.measured_quartiles_ms is None
+        else (
+            row.measured_latency_ms - row.measured_quartiles_ms[0],
+            row.measured_quartiles_ms[1] - row.measured_latency_ms,
+        )
+        for row in rows
+    ]
+    below, above = ([end[side] for end in ends] for side in (0, 1))
+    return {"type": "data", "symmetric": False, "arrayminus": below, "array": above, "color": "#d6457f", "thickness": 1}
 
 
 def _points(
@@ -93,7 +114,9 @@ def _assignment_text(data: ReportData, row: EvaluationRow) -> str:
     """What a point is, for its hover text: numbers first, then what was replaced."""
     head = [f"<b>{row.quality_loss_db:.3f} dB lost, {row.latency_ms:.2f} ms predicted</b>"]
     if row.measured_latency_ms is not None:
-        head.append(f"{row.measured_latency_ms:.2f} ms measured")
+        quartiles = row.measured_quartiles_ms
+        spread = "" if quartiles is None else f" [{quartiles[0]:.2f}, {quartiles[1]:.2f}]"
+        head.append(f"{row.measured_latency_ms:.2f} ms measured{spread}")
     head.append(escape(row.source))
     if not (data.sites and data.options):
         return "<br>".join(head)
@@ -206,21 +229,25 @@ def site_latency(data: ReportData, index: int) -> Spec:
 
 def additivity(check: AdditivityCheck) -> Spec:
     """Measured whole networks against the sum of their parts, with the line where both agree."""
-    predicted, measured = list(check.predicted_ms), list(check.measured_ms)
-    ends = [min(predicted + measured), max(predicted + measured)]
+    predicted, measured, corrected = list(check.predicted_ms), list(check.measured_ms), list(check.corrected_ms)
+    ends = [min(predicted + measured + corrected), max(predicted + measured + corrected)]
     same = _line("equal", ends, ends, TEACHER)
     same["line"]["dash"] = "dot"
     same["hoverinfo"] = "skip"
     networks = {
         "type": "scatter",
         "mode": "markers",
-        "name": "networks",
+        "name": "sum of the blocks",
         "x": predicted,
         "y": measured,
         "hovertemplate": "%{x:.2f} ms predicted<br>%{y:.2f} ms measured<extra></extra>",
         "marker": {"color": STUDENT, "size": 9},
     }
-    return _spec([same, networks], "sum of the blocks in ms", "end to end in ms", height=380, hovermode="closest")
+    traces = [same, networks]
+    if corrected:
+        marker = {"color": CYCLE[1], "size": 9, "symbol": "diamond"}
+        traces.append({**networks, "name": "corrected", "x": corrected, "marker": marker})
+    return _spec(traces, "predicted in ms", "end to end in ms", height=380, hovermode="closest")
 
 
 def distillation(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Spec:

@@ -73,8 +73,8 @@ def front(data: ReportData) -> str:
         return ""
     measured = sum(row.measured_latency_ms is not None for row in data.evaluations)
     lead = (
-        "Left is faster, down is better: the line joins the assignments that no other beats in both, "
-        "and hovering over a point shows what it replaces."
+        "Left is faster, down is better: the line joins the measured networks that no other beats in both, "
+        "bars are quartiles, pale points are predictions, and hovering over a point shows what it replaces."
     )
     note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
     rows = []
@@ -222,7 +222,10 @@ def additivity(data: ReportData) -> str:
         f"{number(check.spearman, 3)}."
     )
     if check.corrected_mape_percent is not None:
-        lead += f" A fitted line brings the error to {number(check.corrected_mape_percent, 1, '%')}."
+        lead += (
+            f" What other whole networks teach about blocks and their neighbors brings the error to "
+            f"{number(check.corrected_mape_percent, 1, '%')}."
+        )
     return section("additivity", "Do latencies add up?", lead, figure("additivity", figures.additivity(check)))
 
 

@@ -6,12 +6,16 @@ from functools import cached_property, partial
 from typing import Any
 
 from netgraft.data.images import ImagePair, whole_images
-from netgraft.devices import FileDevice, Latency, measure
+from netgraft.devices import Latency, Unsupported
+from netgraft.errors import DeviceError
 from netgraft.evaluate import Evaluation, evaluate
 from netgraft.export import Export
 from netgraft.restore import open_restorer
-from netgraft.stages.latency import latency_from, latency_row
+from netgraft.stages.latency import Networks, latency_from, latency_row
 from netgraft.stages.student import StudentStages
+
+MOST_SHOWN = 12
+"""Networks of the front that are measured whole."""
 
 
 class Run(StudentStages):
@@ -45,30 +49,53 @@ class Run(StudentStages):
         return evaluate(restorer, self.test_images).as_rows()
 
     @cached_property
+    def shown(self) -> list[int]:
+        """Rows of the search whose networks are measured and shown: the whole front, or where it has more than
+        :data:`MOST_SHOWN` members its named points and others spread evenly over its latencies."""
+        front, latency_ms = self.search.front.tolist(), self.search.costs[:, 1]
+        rows = list(dict.fromkeys(self.chosen.values()))
+        while len(rows) < min(MOST_SHOWN, len(set(front) | set(rows))):
+            gaps = {row: min(abs(latency_ms[row] - latency_ms[other]) for other in rows) for row in front}
+            rows.append(max((row for row in front if row not in rows), key=lambda row: gaps[row]))
+        return sorted(rows, key=lambda row: (latency_ms[row], row))
+
+    @cached_property
     def final_latency(self) -> dict[str, Latency]:
-        """Exported teacher and student on the device, whole and interleaved in one session."""
+        """Exported teacher and student, on the device."""
+        return {name: self._final_session[name] for name in ("teacher", "student")}
+
+    @cached_property
+    def front_latency(self) -> dict[int, Latency]:
+        """The networks that are shown, by row of the search, as they are before fine-tuning; a network that the
+        device refuses is left out."""
+        return {row: self._final_session[str(row)] for row in self.shown if str(row) in self._final_session}
+
+    @cached_property
+    def _final_session(self) -> dict[str, Latency]:
+        """Everything whose measured latency is shown, whole and interleaved in one session."""
+        shown = {str(row): self.name_row(self.search.assignments[row].tolist()) for row in self.shown}
         key = self._search_key() | {
             "finetune": self.config.finetune.model_dump(),
             "assignment": self.assignment,
+            "shown": shown,
             "profile": self._profile_key(()),
             "samples": self.config.device.final_samples,
         }
         with self._timed("measure"):
-            self.progress("measure", 0, 1)
-            rows = self.store.json("measure/final", key, self._measure_final)
+            rows = self.store.json("measure/final", key, lambda: self._measure_final(shown))
         return {name: latency_from(row) for name, row in rows.items()}  # type: ignore[misc]
 
-    def _measure_final(self) -> dict[str, Any]:
-        samples = self.config.device.final_samples
-        if not isinstance(self.device, FileDevice):
-            networks = {"teacher": self.teacher.module, "student": self.finetuned[0]}
-            return self._measure_whole(networks, samples)
-        # The very files that ship.
-        running = {name: self.device.load(exported.fixed) for name, exported in self.exports.items()}
-        inputs = dict.fromkeys(running, self._example().contiguous().numpy())
-        try:
-            timed = measure(running, inputs, self._protocol(samples), self.device.clock)
-        finally:
-            for runnable in running.values():
-                runnable.close()
-        return {name: latency_row(latency) for name, latency in timed.items()}
+    def _measure_final(self, shown: dict[str, dict[str, str]]) -> dict[str, Any]:
+        networks: Networks = {
+            "teacher": (self.teacher.module, {}),
+            "student": (self.finetuned[0], self.assignment),
+            **{name: (self.student_of(assignment), assignment) for name, assignment in shown.items()},
+        }
+        # Where the device takes files, what is measured of teacher and student are the very ones that ship.
+        files = {name: exported.fixed for name, exported in self.exports.items()}
+        timed = self._time_whole(networks, self.config.device.final_samples, files)
+        for name in ("teacher", "student"):
+            entry = timed[name]
+            if isinstance(entry, Unsupported):
+                raise DeviceError(f"the device does not run the {name}: {entry.reason}")
+        return {name: latency_row(entry) for name, entry in timed.items() if isinstance(entry, Latency)}

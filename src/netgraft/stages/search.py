@@ -16,6 +16,7 @@ from netgraft.data.images import crops_of
 from netgraft.errors import StoreError
 from netgraft.prefix import PrefixScores
 from netgraft.search import EvaluationError, SearchResult, knee, minimize
+from netgraft.search.objective import Known
 from netgraft.sites import KEEP
 from netgraft.stages.space import SpaceStages
 from netgraft.store import digest
@@ -70,28 +71,27 @@ class SearchStages(SpaceStages):
 
     def search_with(self, method: str) -> SearchResult:
         """The search by one method; every evaluation is kept as soon as it is known."""
-        options, space = [list(names) for names in self.space.options], self.space
-        fixed = self.latency_table.fixed_ms([site.path for site in space.sites])
-        latencies = [
-            # What does not change is spread over the sites, so that the known costs add up to the whole.
-            [self.latency_table.operator_ms(site.path, name) + fixed / len(space.sites) for name in names]
-            for site, names in zip(space.sites, options, strict=True)
-        ]
+        options = {site.path: names for site, names in zip(self.space.sites, self.space.options, strict=True)}
         reference_db = REFERENCE_LOSSES * self.config.search.max_loss_db
         problem = {
-            "options": [len(names) for names in options],
+            "options": [len(names) for names in options.values()],
             "budget": self.config.search.budget,
             "method": method,
-            "reference_point": (reference_db, sum(row[0] for row in latencies)),
+            "reference_point": (reference_db, float(self.latency_model.predict_ms([{}])[0])),
             "seed": self.config.seed,
         }
         # The proposals take longer than everything else that a finished run does again.
         key = {"schema": _RESULT_FIELDS, "evaluations": self._search_key(), "capped": CAPPED_LOSSES}
-        key |= {"names": {site.path: names for site, names in zip(space.sites, options, strict=True)}}
-        key |= {"latencies": latencies, "problem": problem}
-        return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem, latencies)))
+        key |= {
+            "names": options,
+            "table": self.latency_table.to_json(),
+            "latencies": self.latency_model.as_dict(),
+            "problem": problem,
+        }
+        known = self.latency_model.known(options)
+        return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem, known)))
 
-    def _search_anew(self, problem: dict[str, Any], latencies: list[list[float]]) -> dict[str, Any]:
+    def _search_anew(self, problem: dict[str, Any], latency_ms: Known) -> dict[str, Any]:
         log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
         # A network that diverged, at tens of dB, must not set the scale that the model learns on.
         cap_db = CAPPED_LOSSES * problem["reference_point"][0]
@@ -103,7 +103,7 @@ class SearchStages(SpaceStages):
             self.progress(f"search {problem['method']}", done, problem["budget"])
 
         try:
-            return _result_row(minimize(costs, **problem, known={1: latencies}, on_evaluation=report))
+            return _result_row(minimize(costs, **problem, known={1: latency_ms}, on_evaluation=report))
         except EvaluationError as error:
             # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
             raise error.__cause__ or error from None
