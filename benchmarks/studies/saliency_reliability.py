@@ -1,0 +1,256 @@
+"""Which saliency metric tells what a block is worth? Each against the PSNR that is really lost.
+
+    python -m benchmarks.studies.saliency_reliability runs/demo --root PHOTOS
+
+Every block site in turn is replaced by a fixed operator: the distilled 3x3 convolution (conv3_res), or the fitted scale and
+offset (drop). The PSNR lost on validation crops is the truth; Spearman's rank correlation of
+each metric with it is the answer, over all block sites, within the long stage, and over the stages replaced as a whole.
+Intervals resample the photographs, the sites and the batches that the metric was computed on. For comparison: what needs no
+gradient (MACs, the drop operator's feature error) and the truth measured on other, fewer crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+from benchmarks.studies.judging import Floats, Judges, interval
+from benchmarks.studies.study import GRAY, PINK, TEAL, Study, figure, spread
+from netgraft.assemble import assemble
+from netgraft.data.images import crops_of
+from netgraft.saliency import METRICS, saliency
+from netgraft.sites import Site
+from torch import nn
+
+FIXED = ("conv3_res", "drop")
+COMBINATIONS = {
+    "mean rank of all six": tuple(METRICS),
+    "mean rank of grad_norm, snip, fisher": ("grad_norm", "snip", "fisher"),
+}
+"""Fixed before the results were seen."""
+QUICK_CROPS = 4
+"""Crops of the quick truth: that of measuring each site directly, but cheaply."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--crops", type=int, default=29, help="validation crops")
+    parser.add_argument("--side", type=int, default=128, help="their side in pixels")
+    parser.add_argument(
+        "--batches", type=int, default=3, help="batches of training crops that the metrics are computed on"
+    )
+
+
+def main() -> None:
+    study = Study("saliency_reliability", __doc__ or "", options)
+    args, run = study.args, study.run
+    judges = Judges.of(args.root, "validation", count=args.crops, side=args.side)
+    quick = Judges.of(None, "train", count=QUICK_CROPS, side=args.side)
+    blocks = [site for site in run.sites if site.kind == "block"]
+    stages = list(dict.fromkeys(stage_of(site) for site in blocks))
+    size = {"crops": args.crops, "side": args.side}
+
+    losses = {}
+    for operator in FIXED:
+        parts = {site.path: [site] for site in blocks}
+        parts |= {stage: [s for s in blocks if stage_of(s) == stage] for stage in stages}
+        losses[operator] = {
+            part: np.array(study.unit(f"{operator}.{part}", size, partial(_lost, study, judges, members, operator)))
+            for part, members in parts.items()
+        }
+    fast = np.array(study.unit("quick", {"side": args.side}, partial(_quick, study, quick, blocks)))
+    batches = [
+        study.unit(f"metrics.{seed}", {}, partial(_metrics, study, blocks, seed)) for seed in range(args.batches)
+    ]
+    scores = {metric: np.array([batch[metric] for batch in batches]) for metric in METRICS}
+    errors = [_drop_error(study, site) for site in blocks]
+    scores |= {"MACs": np.array([[float(site.macs) for site in blocks]])}
+    scores |= {"drop's feature error": np.array([errors])}
+    scores |= {f"measured on {QUICK_CROPS} crops": fast[None]}
+    ranked = {name: _ranks(scores, members) for name, members in COMBINATIONS.items()}
+
+    long = max(stages, key=lambda stage: sum(stage_of(site) == stage for site in blocks))
+    subsets = {
+        "all": np.arange(len(blocks)),
+        "long stage": np.array([i for i, site in enumerate(blocks) if stage_of(site) == long]),
+    }
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for operator in FIXED:
+        truth = np.array([losses[operator][site.path] for site in blocks])
+        found[operator] = {}
+        for name, values in (scores | ranked).items():
+            found[operator][name] = {
+                subset: _correlation(values, truth, judges, where) for subset, where in subsets.items()
+            }
+    stage_scores = {
+        name: np.array([values.mean(0)[[stage_of(s) == stage for s in blocks]].sum() for stage in stages])
+        for name, values in scores.items()
+        if name in METRICS
+    }
+    rule = {operator: _rule(losses[operator], stage_scores, stages, judges) for operator in FIXED}
+    sites_rule = {operator: _site_rule(losses[operator], scores | ranked, blocks) for operator in FIXED}
+
+    columns = ["saliency", *(f"{op}, {where}" for op in FIXED for where in ("36 sites", "long stage"))]
+    rows = [
+        [name, *(spread(found[op][name][s][0], found[op][name][s][1:]) for op in FIXED for s in subsets)]
+        for name in found[FIXED[0]]
+    ]
+    record = {
+        "photographs": judges.photographs,
+        "sites": [site.path for site in blocks],
+        "lost_db": {op: {part: float(v.mean()) for part, v in losses[op].items()} for op in FIXED},
+        "lost_db_interval": {
+            op: {
+                part: interval(lambda rng, v=v: float(v[judges.resampled(rng)].mean()))
+                for part, v in losses[op].items()
+            }
+            for op in FIXED
+        },
+        "scores": {name: values.mean(0) for name, values in scores.items()},
+        "spearman": found,
+        "stage_rule": rule,
+        "site_rule": sites_rule,
+    }
+    study.finish(columns, rows, record, _draw(found, record, blocks))
+
+
+def stage_of(site: Site) -> str:
+    """The stage of a block, e.g. ``encoders.3``."""
+    return site.path.rpartition(".")[0]
+
+
+def _lost(study: Study, judges: Judges, members: list[Site], operator: str) -> list[float]:
+    """PSNR lost by each crop when all of ``members`` are replaced."""
+    whole = study.unit(
+        "teacher",
+        {"crops": len(judges.degraded), "side": judges.degraded.shape[-1]},
+        lambda: judges.psnr_db(study.run.teacher.module).tolist(),
+    )
+    return (np.array(whole) - judges.psnr_db(_replaced(study, members, operator))).tolist()
+
+
+def _replaced(study: Study, members: list[Site], operator: str) -> nn.Module:
+    return assemble(study.run.teacher.module, {site.path: operator for site in members}, study.run.surrogates.modules)
+
+
+def _quick(study: Study, judges: Judges, blocks: list[Site]) -> list[float]:
+    """Mean PSNR lost on a few training crops when each block is dropped."""
+    whole = judges.psnr_db(study.run.teacher.module)
+    return [float((whole - judges.psnr_db(_replaced(study, [site], "drop"))).mean()) for site in blocks]
+
+
+def _metrics(study: Study, blocks: list[Site], seed: int) -> dict[str, list[float]]:
+    """Every metric at every block site, on the run's number of training crops."""
+    config = study.config
+    size = (config.saliency.crop, config.saliency.crop)
+    batch = crops_of(config.data, "train", count=config.saliency.crops, size=size, seed=seed)
+    return {metric: saliency(study.run.teacher.module, *batch, blocks, metric=metric).tolist() for metric in METRICS}
+
+
+def _drop_error(study: Study, site: Site) -> float:
+    return study.run.surrogates.errors[site.path, "drop"]
+
+
+def _ranks(scores: dict[str, Floats], members: tuple[str, ...]) -> Floats:
+    """(batches, sites): the mean of the members' ranks."""
+    return np.mean([rankdata(scores[name], axis=1) for name in members], axis=0)
+
+
+def _correlation(values: Floats, truth: Floats, judges: Judges, where: np.ndarray) -> list[float]:
+    """Spearman of saliency (batches, sites) with the loss (sites, crops) at some sites: mean over batches, low, high."""
+
+    def draw(rng: np.random.Generator) -> float:
+        sites, batch = rng.choice(where, len(where)), rng.integers(len(values))
+        return spearman(values[batch, sites], truth[np.ix_(sites, judges.resampled(rng))].mean(1))
+
+    point = np.mean([spearman(row[where], truth[where].mean(1)) for row in values])
+    return [float(point), *interval(draw)]
+
+
+def spearman(first: Floats, second: Floats) -> float:
+    """Spearman's rank correlation."""
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+
+
+def _rule(
+    losses: dict[str, Floats], scores: dict[str, Floats], stages: list[str], judges: Judges
+) -> dict[str, dict[str, object]]:
+    """The paper's rule: is the stage that a metric protects the one that is worst to lose?"""
+    lost = np.array([losses[stage] for stage in stages])
+    worst_often = np.bincount(
+        [
+            int(lost[:, judges.resampled(rng)].mean(1).argmax())
+            for rng in [np.random.default_rng(0)]
+            for _ in range(1000)
+        ],
+        minlength=len(stages),
+    )
+    true = lost.mean(1)
+    answer: dict[str, dict[str, object]] = {
+        "truth": {
+            "worst": stages[int(true.argmax())],
+            "share_of_draws": float(worst_often.max() / worst_often.sum()),
+            "lost_db": dict(zip(stages, true, strict=True)),
+        }
+    }
+    for metric, values in scores.items():
+        top = int(values.argmax())
+        answer[metric] = {
+            "protects": stages[top],
+            "is_worst": bool(top == true.argmax()),
+            "rank_of_protected": int(1 + (true > true[top]).sum()),
+            "spearman": float(spearmanr(values, true).statistic),
+        }
+    return answer
+
+
+def _site_rule(
+    losses: dict[str, Floats], scores: dict[str, Floats], blocks: list[Site]
+) -> dict[str, dict[str, object]]:
+    """The same for single blocks."""
+    true = np.array([losses[site.path].mean() for site in blocks])
+    answer: dict[str, dict[str, object]] = {"truth": {"worst": blocks[int(true.argmax())].path, "lost_db": true.max()}}
+    for name, values in scores.items():
+        top = int(values.mean(0).argmax())
+        answer[name] = {
+            "protects": blocks[top].path,
+            "lost_db": float(true[top]),
+            "rank_of_protected": int(1 + (true > true[top]).sum()),
+        }
+    return answer
+
+
+def _draw(found: dict[str, dict[str, dict[str, list[float]]]], record: dict, blocks: list[Site]):
+    fig, (left, right) = figure(11, 5.2, 2, width_ratios=[1.15, 1])
+    names = list(found["drop"])
+    colors = {"conv3_res": TEAL, "drop": PINK}
+    for shift, (operator, color) in zip((-0.15, 0.15), colors.items(), strict=True):
+        point, low, high = np.array([found[operator][name]["all"] for name in names]).T
+        y = np.arange(len(names)) + shift
+        left.errorbar(point, y, xerr=[point - low, high - point], fmt="o", ms=5, color=color, capsize=2, label=operator)
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.axvline(0, color=GRAY, lw=0.8)
+    left.set_xlim(-1.02, 1.02)
+    left.set_xlabel("Spearman's rank correlation with the PSNR really lost")
+    left.set_title(f"Saliency against truth, {len(blocks)} block sites (95 % intervals)", loc="left", fontsize=10.5)
+    left.legend(title="block replaced by", loc="lower left")
+    for operator, color in colors.items():
+        lost = np.array([record["lost_db"][operator][site.path] for site in blocks])
+        bounds = np.array([record["lost_db_interval"][operator][site.path] for site in blocks])
+        x = np.arange(len(blocks))
+        right.fill_between(x, bounds[:, 0], bounds[:, 1], color=color, alpha=0.2, lw=0)
+        right.plot(x, lost, "o-", ms=3, lw=1, color=color, label=operator)
+    right.set_yscale("symlog", linthresh=0.01)
+    right.axhline(0, color=GRAY, lw=0.8)
+    ticks = [i for i, site in enumerate(blocks) if site.path.endswith(".0") or site.path.endswith((".13", ".27"))]
+    right.set_xticks(ticks, [blocks[i].path for i in ticks], rotation=60, ha="right", fontsize=8)
+    right.set_ylabel("PSNR lost in dB (linear below 0.01)")
+    right.set_title("What each block is worth", loc="left", fontsize=10.5)
+    return fig
+
+
+if __name__ == "__main__":
+    main()
