@@ -9,6 +9,6 @@
     python -m benchmarks.studies.space_ceiling runs/demo                    # the most that a space can save
 
 PHOTOS holds sharp photographs in train/, validation/ and test/; without it the embedded ones are used, which are few.
-Every finished unit is kept in the run folder, so that a study that was stopped continues. ``--publish`` also writes the
-record, the picture and the table of docs/studies.md into the repository.
+Every finished unit is kept in the run folder, so that a study that was stopped continues. ``--publish`` also writes
+the record, the picture and the table of docs/studies.md into the repository.
 """

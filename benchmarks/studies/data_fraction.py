@@ -3,10 +3,10 @@
     python -m benchmarks.studies.data_fraction runs/demo --root PHOTOS
 
 For each share and seed, surrogates that start afresh are distilled with the same number of steps on that share of the
-photographs; the seed draws the photographs, the crops and the starting weights. Judged on test photographs: the normalized
-L2 of the surrogates' features, as a ratio to what all photographs give with the same seed (geometric mean over surrogates),
-and the PSNR of fixed assignments put together from them. Intervals resample seeds and photographs. The smallest share, a
-single photograph, is a control: it shows whether the study can see a lack of data at all.
+photographs; the seed draws the photographs, the crops and the starting weights. Judged on test photographs: the
+normalized L2 of the surrogates' features, as a ratio to what all photographs give with the same seed (geometric mean
+over surrogates), and the PSNR of fixed assignments put together from them. Intervals resample seeds and photographs.
+The smallest share, a single photograph, is a control: it shows whether the study can see a lack of data at all.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-
 from benchmarks.studies.judging import Floats, Judges, data_of, interval
 from benchmarks.studies.study import AMBER, BLUE, GRAY, PINK, TEAL, Study, figure, spread
+from matplotlib.figure import Figure
+
 from netgraft.assemble import assemble
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import train_source
 from netgraft.data.pairs import SharpFolder
 from netgraft.data.photos import photos
-from netgraft.distill import DistillConfig, Distillation, fit_surrogates, normalized_l2, start_surrogates
+from netgraft.distill import Distillation, DistillConfig, fit_surrogates, normalized_l2, start_surrogates
 from netgraft.features import site_features
 from netgraft.operators import operator_pool
 from netgraft.sites import Site, paper_sites

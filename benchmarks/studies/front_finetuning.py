@@ -2,11 +2,11 @@
 
     python -m benchmarks.studies.front_finetuning runs/demo --root PHOTOS [--samples 40]
 
-Points spread over the run's front, from the slowest that is not the teacher to the fastest, each get the same number of
-fine-tuning steps; the teacher gets them too, as the control: what further training on these images gives by itself. PSNR
-lost is against the untouched teacher on test crops, with intervals over photographs. Latencies are sums of the latency
-table; with ``--samples`` the networks are also measured whole, in turns. Reported beside: how much of the loss fine-tuning
-recovers, and whether the order of the points changes.
+Points spread over the run's front, from the slowest that is not the teacher to the fastest, each get the same number
+of fine-tuning steps; the teacher gets them too, as the control: what further training on these images gives by
+itself. PSNR lost is against the untouched teacher on test crops, with intervals over photographs. Latencies are sums
+of the latency table; with ``--samples`` the networks are also measured whole, in turns. Reported beside: how much of
+the loss fine-tuning recovers, and whether the order of the points changes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import kendalltau
-
 from benchmarks.studies.judging import Floats, Judges, interval
 from benchmarks.studies.students import changed, finetuned, student
 from benchmarks.studies.study import AMBER, GRAY, PINK, TEAL, Study, figure, spread
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
 from netgraft.finetune import FinetuneConfig
 
 

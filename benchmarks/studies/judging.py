@@ -17,7 +17,7 @@ from netgraft.nets.blocks import deploy
 
 Floats = NDArray[np.float64]
 
-DRAWS = 2000
+DRAWS = 1000
 """Bootstrap draws of every interval."""
 
 
@@ -72,6 +72,6 @@ def data_of(root: object) -> DataConfig:
 
 
 def interval(draw: Callable[[np.random.Generator], float | Floats], *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """95 % percentile interval of a bootstrap statistic: (2,) or, for a statistic (k,), (2, k). NaN draws are left out."""
+    """95 % percentile interval, (2,), of a bootstrap statistic; (2, k) of one that is (k,). NaN draws are left out."""
     rng = np.random.default_rng(seed)
     return np.nanquantile(np.array([draw(rng) for _ in range(draws)]), [0.025, 0.975], axis=0)

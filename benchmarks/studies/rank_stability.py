@@ -2,11 +2,12 @@
 
     python -m benchmarks.studies.rank_stability runs/demo --root PHOTOS
 
-The same random assignments, with between a few and nearly all sites replaced, are judged in four states: with surrogates
-that were only started (fitted in closed form and calibrated), with distilled ones, and each of the two after a short
-fine-tuning, the same for all. Kendall's tau between the states says how far a ranking by one stands for the other: what a
-search before training is worth. Intervals resample assignments and photographs. The summed feature error of the
-assignment's surrogates, and its summed latency, are ranked too: can one do without assembling the network?
+The same random assignments, with between a few and nearly all sites replaced, are judged in four states: with
+surrogates that were only started (fitted in closed form and calibrated), with distilled ones, and each of the two
+after a short fine-tuning, the same for all. Kendall's tau between the states says how far a ranking by one stands for
+the other: what a search before training is worth. Intervals resample assignments and photographs. The summed feature
+error of the assignment's surrogates, and its summed latency, are ranked too: can one do without assembling the
+network?
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import kendalltau
-
 from benchmarks.studies.judging import Floats, Judges, interval
 from benchmarks.studies.students import finetuned, fresh_surrogates, random_assignment, student
 from benchmarks.studies.study import GRAY, PINK, TEAL, Study, figure, spread
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
 from netgraft.finetune import FinetuneConfig
 
 STATES = {

@@ -2,11 +2,12 @@
 
     python -m benchmarks.studies.space_ceiling runs/demo [--samples 20]
 
-Spaces: the paper's eight one-block stages with the most salient stage, the 4th encoder, protected; the same with that stage
-open as a ninth site, replaced as a whole; every block a site of its own, with and without the most salient one protected;
-blocks, downs and ups. MACs are counted; latencies are sums of the run's latency table, and with ``--samples`` the cheapest
-network of each space is also measured whole. Whether such a network is any good is not asked here: the ceiling only says
-what no search in that space can exceed. Each ceiling is given with and without the operator that removes a block (drop).
+Spaces: the paper's eight one-block stages with the most salient stage, the 4th encoder, protected; the same with that
+stage open as a ninth site, replaced as a whole; every block a site of its own, with and without the most salient one
+protected; blocks, downs and ups. MACs are counted; latencies are sums of the run's latency table, and with
+``--samples`` the cheapest network of each space is also measured whole. Whether such a network is any good is not
+asked here: the ceiling only says what no search in that space can exceed. Each ceiling is given with and without the
+operator that removes a block (drop).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-
 from benchmarks.studies.students import fresh_surrogates, student
 from benchmarks.studies.study import GRAY, PINK, TEAL, Study, figure
+from matplotlib.figure import Figure
+
 from netgraft.nets.blocks import deploy
 from netgraft.nets.macs import count_macs
 from netgraft.operators import options_for
@@ -85,7 +87,9 @@ def main() -> None:
         "rest_ms": run.latency_table.rest_ms,
         "spaces": [{k: v for k, v in row.items() if k != "assignment"} for row in records],
     }
-    study.finish(columns, rows, record, _draw(records))
+    device = run.latency_table.device
+    timed_on = f"latency: {device['backend']}, {device['threads']} thread(s), {run.config.size[0]}x{run.config.size[1]}"
+    study.finish(columns, rows, record, _draw(records, timed_on))
 
 
 def spaces(run: Run) -> list[Places]:
@@ -161,7 +165,7 @@ def _measured(study: Study, records: list[dict[str, object]]) -> dict[str, list[
     return study.latencies_ms({"teacher": study.run.teacher.module} | networks, study.args.samples)
 
 
-def _draw(records: list[dict]) -> Figure:
+def _draw(records: list[dict[str, Any]], timed_on: str) -> Figure:
     fig, axes = figure(9, 4.6)
     names = list(dict.fromkeys(row["space"] for row in records))
     y, height = np.arange(len(names)), 0.36
@@ -173,10 +177,12 @@ def _draw(records: list[dict]) -> Figure:
         axes.barh(y + shift, without, height, color=color, label=f"{label}, every block replaced, none dropped")
         for place, value in zip(y + shift, with_drop, strict=True):
             axes.text(value + 0.8, place, f"{value:.0f}", va="center", fontsize=8.5, color=GRAY)
+        for place, value in zip(y + shift, without, strict=True):
+            axes.text(value - 0.8, place, f"{value:.0f}", va="center", ha="right", fontsize=8.5, color="white")
     axes.set_yticks(y, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
-    axes.set_xlabel("largest possible saving, % of the teacher")
+    axes.set_xlabel(f"largest possible saving, % of the teacher ({timed_on})")
     axes.set_title("What no search in a space can exceed", loc="left", fontsize=11)
     axes.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2)
     return fig

@@ -7,12 +7,12 @@
     paper's rule     only the eight one-block stages may change: the most salient stage is protected, as in the paper
     no distillation  surrogates as they start: fitted in closed form and calibrated, never trained
     random           no search: random assignments, with a random share of the sites replaced in each
-    greedy           no search: sites replaced from the least to the most salient, by the fastest and by the closest operator
+    greedy           no search: sites replaced from the least to the most salient, by the fastest or closest operator
 
-Each evaluates the same number of assignments on the run's validation images. Then a user with a latency budget comes: of all
-assignments within the budget by the latency table, the one that lost least is fine-tuned, all alike, and judged on test
-photographs. Budgets are shares of the teacher's latency. Intervals resample photographs and seeds of the search; the gap to
-the full pipeline is taken photograph by photograph.
+Each evaluates the same number of assignments on the run's validation images. Then a user with a latency budget comes:
+of all assignments within the budget by the latency table, the one that lost least is fine-tuned, all alike, and
+judged on test photographs. Budgets are shares of the teacher's latency. Intervals resample photographs and seeds of
+the search; the gap to the full pipeline is taken photograph by photograph.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from benchmarks.studies.judging import Floats, Judges, interval
+from benchmarks.studies.students import changed, finetuned, fresh_surrogates, random_assignment
+from benchmarks.studies.study import AMBER, BLUE, GRAY, PINK, TEAL, VIOLET, Study, figure, spread
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.studies.judging import Floats, Judges, interval
-from benchmarks.studies.students import changed, finetuned, fresh_surrogates, random_assignment
-from benchmarks.studies.study import AMBER, BLUE, GRAY, PINK, TEAL, VIOLET, Study, figure, spread
 from netgraft.assemble import assemble, named_assignment
 from netgraft.data.images import crops_of
 from netgraft.finetune import FinetuneConfig
@@ -211,7 +211,7 @@ def _same_space(first: Run, second: Run) -> bool:
 
 
 def _greedy(run: Run, budget: int) -> list[dict[str, str]]:
-    """Two walks from the least to the most salient site, by the fastest and the closest operator, thinned to the budget."""
+    """Two walks from the least to the most salient site, by the fastest and by the closest operator."""
     scores, table, errors = run.saliency[run.config.space.protect_by], run.latency_table, run.surrogates.errors
     open_sites = [(s.path, names[1:]) for s, names in zip(run.space.sites, run.space.options, strict=True) if names[1:]]
     salient = {site.path: score for site, score in zip(run.sites, scores, strict=True)}

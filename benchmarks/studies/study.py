@@ -13,12 +13,12 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from benchmarks.machine import machine
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.machine import machine
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.images import fingerprint
 from netgraft.devices import Latency, MeasureProtocol, measure_modules
@@ -67,7 +67,7 @@ class Study:
 
     def latencies_ms(self, networks: Mapping[str, nn.Module], samples: int) -> dict[str, list[float]]:
         """Median and quartiles of whole networks in their deployed form, measured in turns in one session."""
-        example = self.run._example()  # noqa: SLF001
+        example = self.run._example()
         timed = measure_modules(
             self.run.device,
             {name: (deploy(network), example) for name, network in networks.items()},
