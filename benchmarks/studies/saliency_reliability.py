@@ -6,7 +6,8 @@ Every block site in turn is replaced by a fixed operator: the distilled 3x3 conv
 scale and offset (drop). The PSNR lost on validation crops is the truth; Spearman's rank correlation of each metric
 with it is the answer, over all block sites, within the long stage, and over the stages replaced as a whole. Intervals
 resample the photographs, the sites and the batches that the metric was computed on. For comparison: what needs no
-gradient (MACs, the drop operator's feature error) and the truth measured on other, fewer crops.
+gradient (MACs, the drop operator's feature error), the loss measured directly on a few training crops, and the truth on
+half of the photographs against the other half, which bounds what any metric could reach.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ COMBINATIONS = {
 """Fixed before the results were seen."""
 QUICK_CROPS = 4
 """Crops of the quick truth: that of measuring each site directly, but cheaply."""
+
+HALVES = "truth, half against half"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +86,9 @@ def main() -> None:
     for operator in FIXED:
         truth = np.array([losses[operator][site.path] for site in blocks])
         found[operator] = {
-            subset: _correlations(scores | ranked, truth, judges, where) for subset, where in subsets.items()
+            subset: _correlations(scores | ranked, truth, judges, where)
+            | {HALVES: {"rho": _noise_ceiling(truth, judges, where)}}
+            for subset, where in subsets.items()
         }
     stage_scores = {
         name: np.array([values.mean(0)[[stage_of(s) == stage for s in blocks]].sum() for stage in stages])
@@ -96,7 +101,7 @@ def main() -> None:
     columns = ["saliency", *(f"{op}, {where}" for op in FIXED for where in ("36 sites", "long stage"))]
     rows = [
         [name, *(spread(*_split(found[op][subset][name]["rho"])) for op in FIXED for subset in subsets)]
-        for name in scores | ranked
+        for name in found[FIXED[0]]["all"]
     ]
     record = {
         "photographs": judges.photographs,
@@ -186,6 +191,19 @@ def _correlations(
         }
         for i, name in enumerate(names)
     }
+
+
+def _noise_ceiling(truth: Floats, judges: Judges, where: NDArray[np.int64]) -> list[float]:
+    """Spearman of the loss on half of the photographs with that on the other half: what a perfect metric could reach."""
+
+    def draw(rng: np.random.Generator) -> float:
+        mixed = rng.permutation(np.unique(judges.photograph))
+        first = np.isin(judges.photograph, mixed[: len(mixed) // 2])
+        halves = truth[np.ix_(where, first)].mean(1), truth[np.ix_(where, ~first)].mean(1)
+        return spearman(*halves)
+
+    rng = np.random.default_rng(1)
+    return [float(np.mean([draw(rng) for _ in range(200)])), *interval(draw)]
 
 
 def _split(bounded: list[float]) -> tuple[float, list[float]]:

@@ -145,7 +145,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for variant in VARIANTS:
             own_seed = 0 if variant == "greedy" else seed
-            same = "full" if _same_space(ablation.runs[variant], run) and variant in ("no saliency",) else variant
+            same = "full" if variant == "no saliency" and _same_space(ablation.runs[variant], run) else variant
             key = {"evaluations": args.evaluations, "crops": args.search_crops, "side": args.side}
             key |= {"space": _described(ablation.runs[same])}
             make = partial(ablation.evaluated, same, own_seed)
@@ -282,14 +282,20 @@ def _row(variant: str, budget: float, row: dict[str, Any] | None) -> list[str]:
 
 def _measured(study: Study, ablation: Ablation, searched: Mapping[tuple[str, int], Evaluated]) -> dict[str, Any]:
     """The chosen networks of the first seed, whole and in turns."""
-    networks: dict[str, nn.Module] = {"teacher": study.run.teacher.module}
-    for budget in study.args.budgets:
-        for variant in VARIANTS:
-            pick = _best_within(searched[variant, 0], budget * study.run.latency_table.teacher.median_ms)
-            if pick is not None:
-                networks[f"{variant} {budget}"] = ablation.network(variant, pick)
-    key = {"samples": study.args.samples, "networks": list(networks), "device": study.run.device.description.as_dict()}
-    return study.unit("measured", key, lambda: study.latencies_ms(networks, study.args.samples))
+    teacher_ms = study.run.latency_table.teacher.median_ms
+    picks = {
+        (variant, budget): pick
+        for budget in study.args.budgets
+        for variant in VARIANTS
+        if (pick := _best_within(searched[variant, 0], budget * teacher_ms)) is not None
+    }
+
+    def timed() -> dict[str, list[float]]:
+        networks = {f"{variant} {budget}": ablation.network(variant, a) for (variant, budget), a in picks.items()}
+        return study.latencies_ms({"teacher": study.run.teacher.module} | networks, study.args.samples)
+
+    key = {"samples": study.args.samples, "device": study.run.device.description.as_dict()}
+    return study.unit("measured", key | {"picks": [[*name, a] for name, a in picks.items()]}, timed)
 
 
 def _draw(
