@@ -194,7 +194,7 @@ def _correlations(
 
 
 def _noise_ceiling(truth: Floats, judges: Judges, where: NDArray[np.int64]) -> list[float]:
-    """Spearman of the loss on half of the photographs with that on the other half: what a perfect metric could reach."""
+    """Spearman of the loss on half of the photographs with that on the other half, over random halves."""
 
     def draw(rng: np.random.Generator) -> float:
         mixed = rng.permutation(np.unique(judges.photograph))
