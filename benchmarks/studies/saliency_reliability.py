@@ -42,6 +42,7 @@ HALVES = "truth, half against half"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operators", nargs="+", choices=FIXED, default=FIXED, help="what the blocks are replaced by")
     parser.add_argument("--crops", type=int, default=29, help="validation crops")
     parser.add_argument("--side", type=int, default=128, help="their side in pixels")
     parser.add_argument(
@@ -59,13 +60,20 @@ def main() -> None:
     size = {"crops": args.crops, "side": args.side}
 
     losses = {}
-    for operator in FIXED:
-        parts = {site.path: [site] for site in blocks}
-        parts |= {stage: [s for s in blocks if stage_of(s) == stage] for stage in stages}
-        losses[operator] = {
-            part: np.array(study.unit(f"{operator}.{part}", size, partial(_lost, study, judges, members, operator)))
-            for part, members in parts.items()
+    for operator in args.operators:
+        lost = {
+            site.path: np.array(
+                study.unit(f"{operator}.{site.path}", size, partial(_lost, study, judges, [site], operator))
+            )
+            for site in blocks
         }
+        for stage in stages:
+            members = [site for site in blocks if stage_of(site) == stage]
+            make = partial(_lost, study, judges, members, operator)
+            # A stage of one block is that block.
+            alone = len(members) == 1
+            lost[stage] = lost[members[0].path] if alone else np.array(study.unit(f"{operator}.{stage}", size, make))
+        losses[operator] = lost
     fast = np.array(study.unit("quick", {"side": args.side}, partial(_quick, study, quick, blocks)))
     batches = [
         study.unit(f"metrics.{seed}", {}, partial(_metrics, study, blocks, seed)) for seed in range(args.batches)
@@ -83,7 +91,7 @@ def main() -> None:
         "long stage": np.array([i for i, site in enumerate(blocks) if stage_of(site) == long]),
     }
     found: dict[str, dict[str, Any]] = {}
-    for operator in FIXED:
+    for operator in args.operators:
         truth = np.array([losses[operator][site.path] for site in blocks])
         found[operator] = {
             subset: _correlations(scores | ranked, truth, judges, where)
@@ -95,24 +103,24 @@ def main() -> None:
         for name, values in scores.items()
         if name in METRICS
     }
-    rule = {operator: _rule(losses[operator], stage_scores, stages, judges) for operator in FIXED}
-    sites_rule = {operator: _site_rule(losses[operator], scores | ranked, blocks) for operator in FIXED}
+    rule = {operator: _rule(losses[operator], stage_scores, stages, judges) for operator in args.operators}
+    sites_rule = {operator: _site_rule(losses[operator], scores | ranked, blocks) for operator in args.operators}
 
-    columns = ["saliency", *(f"{op}, {where}" for op in FIXED for where in ("36 sites", "long stage"))]
+    columns = ["saliency", *(f"{op}, {where}" for op in args.operators for where in ("36 sites", "long stage"))]
     rows = [
-        [name, *(spread(*_split(found[op][subset][name]["rho"])) for op in FIXED for subset in subsets)]
-        for name in found[FIXED[0]]["all"]
+        [name, *(spread(*_split(found[op][subset][name]["rho"])) for op in args.operators for subset in subsets)]
+        for name in found[args.operators[0]]["all"]
     ]
     record = {
         "photographs": judges.photographs,
         "sites": [site.path for site in blocks],
-        "lost_db": {op: {part: float(v.mean()) for part, v in losses[op].items()} for op in FIXED},
+        "lost_db": {op: {part: float(v.mean()) for part, v in losses[op].items()} for op in args.operators},
         "lost_db_interval": {
             op: {
                 part: interval(lambda rng, v=v: float(v[judges.resampled(rng)].mean()))
                 for part, v in losses[op].items()
             }
-            for op in FIXED
+            for op in args.operators
         },
         "scores": {name: values.mean(0) for name, values in scores.items()},
         "spearman": found,
@@ -259,9 +267,9 @@ def _site_rule(
 
 def _draw(found: dict[str, dict[str, Any]], record: dict[str, Any], blocks: list[Site]) -> Figure:
     fig, (left, right) = figure(11, 5.2, 2, width_ratios=[1.15, 1])
-    names = list(found["drop"]["all"])
-    colors = {"conv3_res": TEAL, "drop": PINK}
-    for shift, (operator, color) in zip((-0.15, 0.15), colors.items(), strict=True):
+    names = list(next(iter(found.values()))["all"])
+    colors = {name: color for name, color in zip(FIXED, (TEAL, PINK), strict=True) if name in found}
+    for shift, (operator, color) in zip((-0.15, 0.15), colors.items(), strict=False):
         point, low, high = np.array([found[operator]["all"][name]["rho"] for name in names]).T
         y = np.arange(len(names)) + shift
         left.errorbar(point, y, xerr=[point - low, high - point], fmt="o", ms=5, color=color, capsize=2, label=operator)
