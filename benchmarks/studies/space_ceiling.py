@@ -74,7 +74,7 @@ def main() -> None:
         cells = [
             row["space"] + ("" if row["drop"] else ", no drop"),
             str(row["sites"]),
-            f"1e{row['log10_assignments']:.1f}",
+            f"10^{row['log10_assignments']:.1f}",
             f"{row['mac_saving_percent']:.1f} %",
             f"{row['latency_saving_percent']:.1f} %",
             f"{row['fastest_ms']:.1f}",
