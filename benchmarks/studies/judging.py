@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,4 +75,7 @@ def data_of(root: object) -> DataConfig:
 def interval(draw: Callable[[np.random.Generator], float | Floats], *, draws: int = DRAWS, seed: int = 0) -> Floats:
     """95 % percentile interval, (2,), of a bootstrap statistic; (2, k) of one that is (k,). NaN draws are left out."""
     rng = np.random.default_rng(seed)
-    return np.nanquantile(np.array([draw(rng) for _ in range(draws)]), [0.025, 0.975], axis=0)
+    found = np.array([draw(rng) for _ in range(draws)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        return np.nanquantile(found, [0.025, 0.975], axis=0)

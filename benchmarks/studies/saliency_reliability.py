@@ -6,8 +6,8 @@ Every block site in turn is replaced by a fixed operator: the distilled 3x3 conv
 scale and offset (drop). The PSNR lost on validation crops is the truth; Spearman's rank correlation of each metric
 with it is the answer, over all block sites, within the long stage, and over the stages replaced as a whole. Intervals
 resample the photographs, the sites and the batches that the metric was computed on. For comparison: what needs no
-gradient (MACs, the drop operator's feature error), the loss measured directly on a few training crops, and the truth on
-half of the photographs against the other half, which bounds what any metric could reach.
+gradient (MACs, the drop operator's feature error), the loss measured directly on a few training crops, and the
+truth on half of the photographs against the other half, which says how reliable the truth itself is.
 """
 
 from __future__ import annotations
@@ -219,7 +219,9 @@ def _split(bounded: list[float]) -> tuple[float, list[float]]:
 
 
 def spearman(first: Floats, second: Floats) -> float:
-    """Spearman's rank correlation."""
+    """Spearman's rank correlation; NaN where one of the two is constant, as MACs are within a stage."""
+    if not (np.ptp(first) and np.ptp(second)):
+        return float("nan")
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
@@ -288,8 +290,11 @@ def _draw(found: dict[str, dict[str, Any]], record: dict[str, Any], blocks: list
         right.plot(x, lost, "o-", ms=3, lw=1, color=color, label=operator)
     right.set_yscale("symlog", linthresh=0.01)
     right.axhline(0, color=GRAY, lw=0.8)
-    ticks = [i for i, site in enumerate(blocks) if site.path.endswith(".0") or site.path.endswith((".13", ".27"))]
-    right.set_xticks(ticks, [blocks[i].path for i in ticks], rotation=60, ha="right", fontsize=8)
+    paths, long = [site.path for site in blocks], max(set(map(stage_of, blocks)), key=[*map(stage_of, blocks)].count)
+    inside = [i for i, site in enumerate(blocks) if stage_of(site) == long]
+    # Neighbors' names would run into each other.
+    ticks = [0, inside[0], inside[len(inside) // 2], inside[-1], len(paths) - 1]
+    right.set_xticks(ticks, [paths[i] for i in ticks], rotation=45, ha="right", fontsize=8.5)
     right.set_ylabel("PSNR lost in dB (linear below 0.01)")
     right.set_title("What each block is worth", loc="left", fontsize=10.5)
     return fig

@@ -129,7 +129,9 @@ def rounded(value: Any) -> Any:
 
 
 def spread(value: float, low_high: Sequence[float], digits: int = 2) -> str:
-    """``0.61 [0.40, 0.77]``."""
+    """``0.61 [0.40, 0.77]``; a dash for NaN."""
+    if np.isnan(value):
+        return "-"
     return f"{value:.{digits}f} [{low_high[0]:.{digits}f}, {low_high[1]:.{digits}f}]"
 
 
