@@ -249,7 +249,10 @@ def _scores(
 def _summary(
     mine: list[dict[str, Any] | None], full: list[dict[str, Any] | None], teacher: Floats, judges: Judges
 ) -> dict[str, Any] | None:
-    """Losses with intervals over seeds and photographs; None where a seed has nothing within the budget."""
+    """Losses with intervals over seeds and photographs; None where a seed has nothing within the budget.
+
+    A crop on which the network is not finite counts as 0 dB, which ruins a mean: such crops are counted beside.
+    """
     if any(row is None for row in mine + full):
         return None
     before, after, base = (
@@ -266,6 +269,7 @@ def _summary(
 
     return {
         "latency_ms": [row["latency_ms"] for row in mine if row is not None],
+        "diverged_crops": int((before == 0).sum() + (after == 0).sum()),
         "replaced": [len(row["assignment"]) for row in mine if row is not None],
         "lost_before_db": over_both(teacher - before),
         "lost_after_db": over_both(teacher - after),
@@ -318,7 +322,7 @@ def _draw(
     left.set_xlabel("latency in ms, sum of the latency table (dotted: the budgets)")
     left.set_ylabel("PSNR lost in dB, validation crops")
     left.set_title(
-        f"Before fine-tuning: best of {args.evaluations} evaluations, {args.seeds} seeds", loc="left", fontsize=10.5
+        f"Before fine-tuning: best of {args.evaluations} evaluations, {args.seeds} seed(s)", loc="left", fontsize=10.5
     )
     left.legend(fontsize=9)
     shown = [v for v in VARIANTS if v != "full"]
@@ -351,7 +355,7 @@ def _draw(
     right.set_ylim(len(shown) - 0.4, -0.6)
     right.set_xlabel("PSNR against the full pipeline in dB, test photographs")
     right.set_title("After the same fine-tuning (95 % intervals)", loc="left", fontsize=10.5)
-    right.legend(fontsize=9, loc="lower left")
+    right.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.45, -0.13))
     return fig
 
 
