@@ -134,7 +134,7 @@ def _taus(before: Floats, after: Floats, judges: Judges) -> list[float]:
 
 def _draw(latency: Floats, summary: dict[str, list[list[float]]], measured: bool) -> Figure:
     fig, axes = figure(8, 4.6)
-        apart = 0.006 * np.ptp(latency)
+    apart = 0.006 * np.ptp(latency)
     for state, color, label, shift in (("before", GRAY, "as assembled", -apart), ("after", PINK, "fine-tuned", apart)):
         point, low, high = np.array(summary[state][1:]).T
         bars = [point - low, high - point]
