@@ -1,0 +1,146 @@
+"""What all studies share: their run folder and arguments, units that are kept, and how results are handed out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from benchmarks.machine import machine
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from netgraft.config import RunConfig, parse_config
+from netgraft.data.images import fingerprint
+from netgraft.devices import Latency, MeasureProtocol, measure_modules
+from netgraft.nets.blocks import deploy
+from netgraft.stages import Run
+from netgraft.store import RunStore
+
+TEAL, GRAY, PINK, BLUE, AMBER, VIOLET = "#0e9384", "#667085", "#d6457f", "#2e6fd8", "#d98a00", "#7a5af8"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Study:
+    """One study on a finished run folder; the folder stays locked while it works."""
+
+    def __init__(self, name: str, docstring: str, options: Callable[[argparse.ArgumentParser], None]) -> None:
+        parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("run", type=Path, help="folder of a finished netgraft run")
+        parser.add_argument("--root", type=Path, help="folder with train/, validation/ and test/ of sharp photographs")
+        parser.add_argument("--publish", action="store_true", help="write the results into the repository")
+        options(parser)
+        self.name = name
+        self.args = parser.parse_args()
+        self.config = parse_config(json.loads((self.args.run / "config.json").read_text()), str(self.args.run))
+        self.store = RunStore(self.args.run)
+        self._lock = self.store.lock()
+        self._lock.__enter__()
+        self.run = self.run_with(self.config)
+
+    def run_with(self, config: RunConfig) -> Run:
+        """A run of another config in the same folder: what both have in common is made once."""
+        return Run(config, self.store)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """``result.json`` of the run."""
+        return json.loads((self.args.run / "result.json").read_text())
+
+    def unit(self, name: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """A part of the study as plain data; made once for this run, these photographs and this key."""
+        full = {"origin": self.run.origin, "distill": self.config.distill.model_dump(), **key}
+        if self.args.root is not None:
+            full["judged_by"] = fingerprint(
+                self.run.config.data.model_copy(update={"source": "sharp", "root": self.args.root})
+            )
+        return self.store.json(f"studies/{self.name}/{name}", full, make)
+
+    def latencies_ms(self, networks: Mapping[str, nn.Module], samples: int) -> dict[str, list[float]]:
+        """Median and quartiles of whole networks in their deployed form, measured in turns in one session."""
+        example = self.run._example()
+        timed = measure_modules(
+            self.run.device,
+            {name: (deploy(network), example) for name, network in networks.items()},
+            MeasureProtocol(samples=samples, seed=self.config.seed),
+        )
+        return {
+            name: [t.median_ms, t.q25_ms, t.q75_ms] if isinstance(t, Latency) else [float("nan")] * 3
+            for name, t in timed.items()
+        }
+
+    def finish(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], record: dict[str, Any], figure: Figure
+    ) -> None:
+        """Print the table and the JSON line; keep record and picture in the run folder, or publish them."""
+        table = Table()
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*row)
+        Console(width=160).print(table)
+        settings = {k: v for k, v in vars(self.args).items() if k not in ("run", "root", "publish")}
+        settings["photographs"] = "embedded" if self.args.root is None else "sharp folder"
+        document = {"study": self.name, "settings": settings} | record
+        document["machine"] = machine("numpy", "scipy", "onnxruntime")
+        line = json.dumps(rounded(document), allow_nan=False)
+        folder = self.args.run / "studies"
+        folder.mkdir(exist_ok=True)
+        picture, kept = folder / f"study_{self.name}.png", folder / f"study_{self.name}.json"
+        if self.args.publish:
+            picture = REPOSITORY / "docs" / "images" / picture.name
+            kept = REPOSITORY / "benchmarks" / "results" / kept.name
+            _into_page(REPOSITORY / "docs" / "studies.md", self.name, columns, rows)
+        figure.savefig(picture, dpi=130)
+        kept.write_text(json.dumps(json.loads(line), indent=1) + "\n")
+        print(line)
+
+
+def figure(width: float = 7.5, height: float = 4.2, panels: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of the studies' common look with ``panels`` axes side by side."""
+    plt.rcParams.update(
+        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    )
+    fig, axes = plt.subplots(1, panels, figsize=(width, height), layout="constrained", **options)
+    for one in np.atleast_1d(axes).flat:
+        one.grid(alpha=0.25)
+        one.set_axisbelow(True)
+    return fig, axes
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with six significant digits, arrays as lists and NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(k): rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [rounded(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def spread(value: float, low_high: Sequence[float], digits: int = 2) -> str:
+    """``0.61 [0.40, 0.77]``; a dash for NaN."""
+    if np.isnan(value):
+        return "-"
+    return f"{value:.{digits}f} [{low_high[0]:.{digits}f}, {low_high[1]:.{digits}f}]"
+
+
+def _into_page(page: Path, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Replace what stands between the marks of this study in the page by the table, as Markdown."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+    text = page.read_text()
+    if begin not in text or end not in text:
+        raise SystemExit(f"{page}: no place for this table; add the lines {begin.strip()} and {end}")
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---", *["---:"] * (len(columns) - 1)], *rows)]
+    before, _, rest = text.partition(begin)
+    page.write_text(before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
