@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -159,3 +160,19 @@ def test_the_fourier_loss_has_its_say() -> None:
         with torch.no_grad():
             ends[weight] = fourier_loss(work.average(degraded), clean).item()
     assert ends[20.0] < ends[0.0]
+
+
+def test_a_batch_on_which_the_student_diverges_teaches_nothing() -> None:
+    """As if the batch had not been: same weights and same average, but its step counts and its loss says so."""
+    work = Finetuning(network(0), network(1), CONFIG)
+    work.run(batches(2))
+    before = {name: value.clone() for name, value in work.student.state_dict().items()}
+    averaged = {name: value.clone() for name, value in work.average.state_dict().items()}
+    degraded, clean = batches(3)[2]
+    work.run([(degraded * float("inf"), clean)])
+    assert work.step == 3
+    assert math.isnan(work.losses[2])
+    assert all(torch.equal(value, before[name]) for name, value in work.student.state_dict().items())
+    assert all(torch.equal(value, averaged[name]) for name, value in work.average.state_dict().items())
+    work.run(batches(4)[3:])
+    assert math.isfinite(work.losses[3])

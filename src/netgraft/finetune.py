@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ class Finetuning:
         )
         self.step = 0
         self.losses: list[float] = []
+        """PSNR loss of every step; those that are not finite taught nothing."""
 
     def run(
         self, batches: Iterable[tuple[Tensor, Tensor]], on_step: Callable[[Finetuning], None] = lambda _: None
@@ -69,7 +71,12 @@ class Finetuning:
         with autocast(config.precision):
             restored = self.student(degraded).float()
         loss = psnr_loss(restored, clean)
+        self.step += 1
         self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            # A student with many frozen norms may diverge on a crop unlike those that it was calibrated on: one
+            # such step would leave nothing of its weights.
+            return
         if config.fourier:
             loss = loss + config.fourier * fourier_loss(restored, clean)
         if config.distillation:
@@ -80,8 +87,7 @@ class Finetuning:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.student.parameters(), 0.1)
         self.optimizer.step()
-        update_average(self.average, self.student, self.step, config.average)
-        self.step += 1
+        update_average(self.average, self.student, self.step - 1, config.average)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to continue: plain containers of the live tensors, and numbers; save it before going on."""
