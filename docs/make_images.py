@@ -30,7 +30,7 @@ def draw_front(run: Path) -> None:
     teacher, student = figures["teacher"], figures["student"]
     figure, axes = plt.subplots(figsize=(7, 4), dpi=130)
     axes.step(points[:, 0], points[:, 1], where="post", color="#0e9384", zorder=1)
-    axes.scatter(points[:, 0], points[:, 1], color="#0e9384", s=26, label="front, before fine-tuning (predicted)")
+    axes.scatter(points[:, 0], points[:, 1], color="#0e9384", s=26, label="front, before fine-tuning (measured)")
     axes.scatter(teacher["latency_ms"]["median"], 0, marker="s", s=70, color="#667085", label="teacher (measured)")
     loss = teacher["psnr_db"] - student["psnr_db"]
     axes.scatter(student["latency_ms"]["median"], loss, marker="*", s=160, color="#d6457f", zorder=3)
