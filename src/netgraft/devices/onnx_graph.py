@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from netgraft.devices.onnx_forms import use_convolution_forms
 from netgraft.errors import ExportError
+from netgraft.files import write_atomically
 from netgraft.restore import SIZE_MULTIPLE
 
 OPSET = 18
@@ -44,16 +44,7 @@ def to_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic: bool = F
         ExportError: the module cannot be expressed in ONNX, or the file cannot be written.
     """
     content = onnx_bytes(module, example, dynamic=dynamic, fast_forms=fast_forms)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(path, content, ExportError)
 
 
 def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True) -> bytes:
