@@ -24,6 +24,7 @@ from netgraft.data.crops import CropStage
 from netgraft.errors import ConfigError
 from netgraft.nets.losses import psnr_loss
 from netgraft.nets.nafnet import NafNet, start_residuals
+from netgraft.optimizers import OptimizerName, make_optimizer
 
 Precision = Literal["auto", "fp32", "bf16"]
 FINAL_LEARNING_RATE = 1e-7
@@ -40,6 +41,8 @@ class TrainConfig(BaseModel):
         CropStage(steps=1_500, size=128, batch=6),
     )
     """Crops grow from stage to stage; the schedule spans all of them."""
+    optimizer: OptimizerName = "adamw"
+    """``muon`` learns more a step, and takes a fifth longer for it."""
     learning_rate: float = Field(1.5e-3, gt=0)
     """Peak of the cosine schedule."""
     warmup: int = Field(300, ge=0)
@@ -139,9 +142,7 @@ class Training:
             torch.manual_seed(config.seed)
             self.heads = _LevelHeads(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [*network.parameters(), *self.heads.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, config.learning_rate, betas=(0.9, 0.9), weight_decay=0, fused=True
-        )
+        self.optimizer = make_optimizer(config.optimizer, self.parameters, config.learning_rate)
         self.step = 0
         self.gain_db = math.nan
         """PSNR gained over the degraded crops, averaged over about the last hundred steps."""
@@ -165,14 +166,13 @@ class Training:
 
     def _learn(self, degraded: Tensor, clean: Tensor, features: Mapping[int, Tensor]) -> None:
         config = self.config
-        rate = learning_rate(self.step, config.steps, config.learning_rate, config.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_learning_rate(learning_rate(self.step, config.steps, config.learning_rate, config.warmup))
         with autocast(config.precision):
             restored = self.network(degraded)
             coarse = self.heads.loss(features, degraded, clean) if config.deep_supervision else torch.zeros(())
         fine = psnr_loss(restored.float(), clean)
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         (fine + config.deep_supervision * coarse).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         self.optimizer.step()

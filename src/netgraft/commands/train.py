@@ -11,6 +11,7 @@ import typer
 from netgraft.commands.console import DataRoot, Degradation, Json, Out, finish, out_console, progress_bars
 from netgraft.config import parse_config
 from netgraft.errors import ConfigError
+from netgraft.names import lookup
 
 
 def train(
@@ -26,6 +27,7 @@ def train(
     crops: Annotated[
         str, typer.Option(help="Stages as STEPS:SIZE:BATCH, separated by commas.")
     ] = "11000:64:16,5500:96:8,1500:128:6",
+    optimizer: Annotated[str, typer.Option(help="adamw, as published, or muon.")] = "adamw",
     learning_rate: Annotated[float, typer.Option()] = 1.5e-3,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command continues.")] = None,
@@ -45,6 +47,7 @@ def train(
     stages = [_whole_numbers("--crops", stage, ":", 3) for stage in crops.split(",")]
     recipe = TrainConfig(
         crops=tuple(CropStage(steps=a, size=b, batch=c) for a, b, c in stages),
+        optimizer=lookup("optimizer", optimizer, {"adamw": "adamw", "muon": "muon"}),
         learning_rate=learning_rate,
         seed=seed,
     )
