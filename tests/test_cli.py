@@ -198,6 +198,27 @@ def test_the_installed_command_leaves_with_the_exit_code(tmp_path: Path) -> None
     assert outcome.stderr.startswith("netgraft: unknown preset 'dmeo'")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--bogus"], ["No such option: --bogus", "see netgraft run --help"]),
+        (["run"], ["Missing option '--out'", "see netgraft run --help"]),
+        (["rnu"], ["No such command 'rnu'", "see netgraft --help"]),
+        (["train", "--out", "x", "--middle", "one"], ["--middle", "valid integer", "see netgraft train --help"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(
+    netgraft: Netgraft, arguments: list[str], words: list[str]
+) -> None:
+    refused(netgraft(*arguments), *words)
+
+
+def test_without_arguments_the_help_is_shown(netgraft: Netgraft) -> None:
+    outcome = netgraft()
+    assert outcome.returncode == 0
+    assert "Commands:" in outcome.stdout
+
+
 def test_the_help_in_the_docs_is_current() -> None:
     script = Path(__file__).parents[1] / "docs" / "generate_cli.py"
     outcome = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)

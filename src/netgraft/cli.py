@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from netgraft.commands.devices import devices
 from netgraft.commands.evaluate import evaluate
@@ -40,19 +42,28 @@ for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
 for command in (restore, evaluate, train, devices):
     app.command()(command)
+COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
 
 
 def main() -> None:
     """Entry point of the ``netgraft`` command."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except NetgraftError as error:
-        sys.stderr.write(f"netgraft: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _refuse(str(error))
+    except TyperException as error:
+        command = " ".join(["netgraft", *(word for word in sys.argv[1:2] if word in COMMANDS)])
+        _refuse(f"{error.format_message()} (see {command} --help)")
     except KeyboardInterrupt:
         sys.stderr.write("netgraft: stopped; the same command continues\n")
         sys.exit(130)
+
+
+def _refuse(reason: str) -> NoReturn:
+    """Leave with what is wrong with the input, in one line."""
+    sys.stderr.write(f"netgraft: {' '.join(reason.split())}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":
