@@ -23,7 +23,7 @@ import netgraft.export
 from netgraft import stages
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.photos import photos
-from netgraft.devices import FakeDevice
+from netgraft.devices import FakeDevice, drift_percent, measure_modules
 from netgraft.devices.fake import FakeRunnable
 from netgraft.distill import Distillation
 from netgraft.errors import ConfigError, StoreError
@@ -36,6 +36,7 @@ from netgraft.prefix import PrefixScores
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
+from netgraft.summary import drift_warning
 
 torch.set_num_threads(1)
 
@@ -236,6 +237,40 @@ def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
     student = whole.figures["student"]["assignment"]
     point = next(p for p in whole.figures["front"] if p["assignment"] == student)
     assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
+
+
+def test_a_session_on_a_slower_machine_is_told_apart(
+    whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one block that all sessions time gives away the session that took twice as long."""
+    steady = whole.figures["drift_percent"]
+    assert list(steady.values()) == pytest.approx([0] * len(steady), abs=1e-6)
+    assert drift_warning(steady) is None
+    shutil.rmtree(copied / "artifacts" / "profile")
+
+    def slower(device: FakeDevice, modules: Any, *args: Any, **kwargs: Any) -> Any:
+        device.ms_per_gmac = 2 * MS_PER_GMAC if "teacher" in modules else MS_PER_GMAC
+        return measure_modules(device, modules, *args, **kwargs)
+
+    monkeypatch.setattr(stages.latency, "measure_modules", slower)
+    run = opened(whole, copied)
+    assert run.latency_table.teacher.median_ms == pytest.approx(2 * whole.figures["teacher"]["latency_ms"]["median"])
+    drift = drift_percent(run.latency_table.reference_ms)
+    assert drift.keys() == {*run.block_sessions, "networks"}
+    assert drift.pop("networks") == pytest.approx(100)
+    assert list(drift.values()) == pytest.approx([0] * len(drift), abs=1e-6)
+    assert "in each: networks +100 % against" in (drift_warning(drift | {"networks": 100.0}) or "")
+
+
+def test_options_are_judged_by_what_they_cost_inside_a_network(whole: Whole) -> None:
+    """Where measured networks teach that drop is slow, keep is both faster and closer."""
+    run = opened(whole, whole.out)
+    assert not any(row.operator == "drop" for row in run.space.refused)
+    again = opened(whole, whole.out)
+    again.latency_model = dataclasses.replace(run.latency_model, corrections={("map", "drop"): 1e6})
+    refused = {row.site: row.reason for row in again.space.refused if row.operator == "drop"}
+    assert refused.keys() == {site.path for site in run.space.sites if site.kind == "block"}
+    assert all(reason.startswith("keep is closer and faster") for reason in refused.values())
 
 
 def test_scores_are_those_of_the_exported_files(whole: Whole) -> None:

@@ -11,7 +11,15 @@ from netgraft.devices.catalog import (
 )
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
-from netgraft.devices.measure import Latency, MeasureProtocol, SystemClock, measure, measure_modules
+from netgraft.devices.measure import (
+    DRIFT_PERCENT,
+    Latency,
+    MeasureProtocol,
+    SystemClock,
+    drift_percent,
+    measure,
+    measure_modules,
+)
 from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import to_onnx
 from netgraft.devices.onnx_parts import OnnxParts
@@ -20,6 +28,7 @@ from netgraft.devices.openvino import OpenVinoDevice
 
 __all__ = [
     "DEVICES",
+    "DRIFT_PERCENT",
     "Clock",
     "Device",
     "DeviceCheck",
@@ -40,6 +49,7 @@ __all__ = [
     "Unsupported",
     "check_device",
     "describe_devices",
+    "drift_percent",
     "measure",
     "measure_modules",
     "open_device",

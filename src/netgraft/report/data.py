@@ -167,6 +167,8 @@ class ReportData:
     """The run's ``result.json``: teacher, student, degraded, front, device, protocol, seconds."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version by package."""
+    warnings: Sequence[str] = ()
+    """What a reader must know before trusting the figures, a sentence or two each."""
     device: Mapping[str, Any] = field(default_factory=dict)
     """What ran: backend, hardware, precision, threads, ..."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
