@@ -37,6 +37,7 @@ from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
 from netgraft.summary import drift_warning
+from netgraft.tables import stage_table
 
 torch.set_num_threads(1)
 
@@ -473,6 +474,21 @@ def test_a_space_in_which_nothing_may_change_is_refused(root: Path, tmp_path: Pa
     run = Run(settings(root, space={"protect_top": 5}), RunStore(tmp_path))
     with pytest.raises(ConfigError, match="all 5 sites are protected"):
         run.search  # noqa: B018
+
+
+def test_a_site_without_an_alternative_is_neither_ranked_nor_searched(root: Path, tmp_path: Path) -> None:
+    """The most salient site is an up, which no operator of this pool fits: the next one is protected in its place."""
+    run = Run(settings(root, space={"operators": ["drop"], "protect": ["ups.1"]}), RunStore(tmp_path))
+    order = ["ups.1", "middle_blks.0"]
+    scores = [len(order) - order.index(site.path) if site.path in order else 0 for site in run.sites]
+    run.saliency = {"snip": np.array(scores, float)}
+    assert run.without_alternative == ("ups.1",)
+    assert run.protection.paths == ("middle_blks.0",)
+    assert [site.path for site in run.open_sites] == ["encoders.0.0", "encoders.1.0", "decoders.1.0"]
+    table, document = stage_table("saliency", run)
+    assert document["without_alternative"] == ["ups.1"]
+    cells = dict(zip(table.columns[0].cells, table.columns[-1].cells, strict=True))
+    assert (cells["ups.1"], cells["middle_blks.0"], cells["encoders.0.0"]) == ("no alternative", "protected", "")
 
 
 def test_a_size_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ def _sites(run: Run) -> list[SiteRow]:
             macs_share=site.macs_share,
             params=site.params,
             protected=site.path in protected,
+            alternatives=site.path not in run.without_alternative,
         )
         for site in run.sites
     ]

@@ -59,16 +59,17 @@ def _table(*columns: str) -> Table:
 
 
 def _saliency(run: Run) -> tuple[Table, Any]:
-    table = _table("site", *run.saliency, "protected")
-    protected = set(run.protection.paths)
+    table = _table("site", *run.saliency, "keeps its block")
+    why = dict.fromkeys(run.protection.paths, "protected") | dict.fromkeys(run.without_alternative, "no alternative")
     for row, site in enumerate(run.sites):
         values = (f"{scores[row]:.3g}" for scores in run.saliency.values())
-        table.add_row(site.path, *values, "yes" if site.path in protected else "")
+        table.add_row(site.path, *values, why.get(site.path, ""))
     table.caption = f"protected: {run.protection.rule}"
     document = {
         "sites": [dataclasses.asdict(site) for site in run.sites],
         "saliency": {metric: scores.tolist() for metric, scores in run.saliency.items()},
         "protected": list(run.protection.paths),
+        "without_alternative": list(run.without_alternative),
         "rule": run.protection.rule,
     }
     return table, document

@@ -39,6 +39,8 @@ class SiteRow:
     """Parameters of the teacher's block."""
     protected: bool = False
     """Whether the site keeps the teacher's block by decision, before any search."""
+    alternatives: bool = True
+    """Whether the pool offers anything else there, where the site was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

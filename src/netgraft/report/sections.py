@@ -153,7 +153,7 @@ def saliency(data: ReportData) -> str:
         return ""
     lead = (
         "Darker sites are expected to matter more to quality, by rank within each metric; "
-        "a star marks a site that keeps the teacher's block."
+        "a star marks a site that is protected: it keeps the teacher's block."
     )
     plot = figure("saliency", figures.saliency(data.sites, data.saliency)) if data.saliency else ""
     if not plot:
@@ -181,11 +181,13 @@ def space(data: ReportData) -> str:
         return ""
     parts = []
     if data.options:
-        counts = [len(names) for names in data.options]
+        counts = [len(names) for names in data.options if len(names) > 1]
         parts.append(
-            f"<p>{len(counts)} sites with {sum(counts)} options in all: "
+            f"<p>{len(counts)} of {len(data.options)} sites can change, with {sum(counts)} options in all: "
             f"{_combinations(math.prod(counts))} assignments.</p>"
         )
+    if bare := [f"<code>{escape(site.path)}</code>" for site in data.sites if not site.alternatives]:
+        parts.append(f"<p>No operator of the pool fits {', '.join(bare)}: the teacher's block stays there.</p>")
     if data.ceiling:
         names = {"macs": "multiply-accumulates"}
         values = [(names.get(name, name), number(100 * v, 1, "%")) for name, v in data.ceiling.items()]
