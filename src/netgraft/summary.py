@@ -251,7 +251,8 @@ def _evaluations(run: Run) -> list[EvaluationRow]:
     position = {site.path: i for i, site in enumerate(run.space.sites)}
     rows = []
     for index, (assignment, (loss, latency)) in enumerate(zip(run.search.assignments, run.search.costs, strict=True)):
-        measured = run.front_latency.get(index)
+        # The teacher itself is among what was evaluated, and was measured as such.
+        measured = run.front_latency.get(index) if np.any(assignment) else run.final_latency["teacher"]
         whole = [int(assignment[position[s.path]]) if s.path in position else 0 for s in run.sites]
         rows.append(
             EvaluationRow(

@@ -240,3 +240,17 @@ def test_warnings_stand_at_the_top(report_data: ReportData) -> None:
     html = render(replace(report_data, warnings=["a < b"]))
     assert '<p class="warning">a &lt; b</p>' in html
     assert html.index('class="warning"') < html.index("<main>")
+
+
+def test_a_point_of_several_names_is_one_row(report_data: ReportData) -> None:
+    data = replace(report_data, chosen={"knee": 3, "fastest": 2, "fastest_within": 3, "chosen": 3})
+    assert data.named_points() == {2: ["fastest"], 3: ["knee", "fastest_within", "chosen"]}
+    assert "knee, fastest within, chosen" in Page(render(data)).text
+
+
+def test_a_correction_that_does_not_help_is_not_praised(report_data: ReportData) -> None:
+    assert report_data.additivity is not None
+    check = replace(report_data.additivity, mape_percent=7.2, corrected_mape_percent=7.2)
+    text = Page(render(replace(report_data, additivity=check))).text
+    assert "does not lower that error" in text
+    assert "brings the error to" not in text

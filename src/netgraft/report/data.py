@@ -184,7 +184,7 @@ class ReportData:
     evaluations: Sequence[EvaluationRow] = ()
     """Every assignment that was evaluated, in order."""
     chosen: Mapping[str, int] = field(default_factory=dict)
-    """Index into evaluations of ``knee``, ``fastest`` and ``chosen``."""
+    """Index into evaluations of ``knee``, ``fastest``, ``fastest_within`` the allowed loss, and ``chosen``."""
     hypervolume: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Search method -> hypervolume after each evaluation."""
     latency_table: Sequence[LatencyRow] = ()
@@ -205,3 +205,10 @@ class ReportData:
     """Largest share that the space could save at all, 0 to 1, by quantity: ``macs``, ``latency``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage."""
+
+    def named_points(self) -> dict[int, list[str]]:
+        """The names of each evaluation that was chosen as something; the student's come last."""
+        points: dict[int, list[str]] = {}
+        for name, index in sorted(self.chosen.items(), key=lambda item: item[1] == self.chosen.get("chosen")):
+            points.setdefault(index, []).append(name)
+        return points
