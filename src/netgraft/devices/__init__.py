@@ -21,7 +21,7 @@ from netgraft.devices.measure import (
     measure_modules,
 )
 from netgraft.devices.onnx_device import OnnxDevice
-from netgraft.devices.onnx_graph import to_onnx
+from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
@@ -52,6 +52,7 @@ __all__ = [
     "drift_percent",
     "measure",
     "measure_modules",
+    "onnx_bytes",
     "open_device",
     "to_onnx",
 ]
