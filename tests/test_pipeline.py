@@ -260,7 +260,7 @@ def test_a_session_on_a_slower_machine_is_told_apart(
     assert drift.keys() == {*run.block_sessions, "networks"}
     assert drift.pop("networks") == pytest.approx(100)
     assert list(drift.values()) == pytest.approx([0] * len(drift), abs=1e-6)
-    assert "in each: networks +100 % against" in (drift_warning(drift | {"networks": 100.0}) or "")
+    assert "in each: networks +100\N{NO-BREAK SPACE}% against" in (drift_warning(drift | {"networks": 100.0}) or "")
 
 
 def test_options_are_judged_by_what_they_cost_inside_a_network(whole: Whole) -> None:

@@ -94,7 +94,7 @@ def _without_infinities(value: Any) -> Any:
 
 def drift_warning(percent: Mapping[str, float]) -> str | None:
     """What is wrong with timing sessions, given how much slower than the middle one each was; None if all compare."""
-    apart = [f"{name} {value:+.0f} %" for name, value in percent.items() if abs(value) > DRIFT_PERCENT]
+    apart = [f"{name} {value:+.0f}\N{NO-BREAK SPACE}%" for name, value in percent.items() if abs(value) > DRIFT_PERCENT]
     if not apart:
         return None
     return (
