@@ -2,8 +2,8 @@
 
     python benchmarks/latency_additivity.py --run runs/demo --device onnxruntime --networks 60
 
-The latency table of the run's operators is measured on the device, then random assignments are measured whole, in
-turns and in the same session: a third uniform, a third near the teacher, a third near the front in the run's
+The blocks of the run's operators are measured on the device, then random assignments are measured whole, in turns
+with the teacher and in the same session: a third uniform, a third near the teacher, a third near the front in the run's
 ``result.json``. Errors are those of networks that the correction was not fitted to: by turns all but a fifth of them
 are fitted to (raw and corrected figures), and random subsets of 3, 5, 10, 20 and 40 (learning curve). Intervals are
 95 % bootstrap intervals over networks. Prints a table and one JSON line. ``--keep FILE`` keeps what was measured, and
@@ -48,18 +48,19 @@ def gather(folder: Path, settings: dict[str, Any], networks: int, samples: int, 
     config = config.model_copy(update={"device": config.device.model_copy(update=settings)})
     run = Run(config, RunStore(folder), lambda stage, done, total: print(f"\r{stage} {done}/{total}   ", end=""))
     start = time.monotonic()
-    run.latency_table = run.measure_table()
+    run.block_sessions = run.measure_blocks()
     tabled = time.monotonic()
     drawn = {str(number): row for number, row in enumerate(draw(run, folder, networks, seed))}
     measured = run.measure_assignments(drawn, samples)
-    refused = sorted(name for name, entry in measured.items() if isinstance(entry, Unsupported))
+    table = run.table_of(run.block_sessions, measured)
+    refused = sorted(name for name in drawn if isinstance(measured[name], Unsupported))
     print(f"\n{len(refused)} of {networks} networks diverged and were left out: {refused}" if refused else "")
     return {
-        "table": run.latency_table.to_json(),
+        "table": table.to_json(),
         "networks": [
-            {"assignment": drawn[name], "latency": dataclasses.asdict(entry)}
-            for name, entry in measured.items()
-            if isinstance(entry, Latency)
+            {"assignment": assignment, "latency": dataclasses.asdict(entry)}
+            for name, assignment in drawn.items()
+            if isinstance(entry := measured[name], Latency)
         ],
         "device": run.device.description.as_dict(),
         "seconds": {"table": tabled - start, "networks": time.monotonic() - tabled},
@@ -69,7 +70,7 @@ def gather(folder: Path, settings: dict[str, Any], networks: int, samples: int, 
 def draw(run: Run, folder: Path, networks: int, seed: int) -> list[Assignment]:
     """Distinct assignments: uniform, few changes to the teacher, few changes to a member of the front, by turns."""
     rng = np.random.default_rng([seed, 2026])
-    options = {site.path: names for site, names in zip(run.space.sites, run.space.options, strict=True)}
+    options = run.runnable
     front = [row["assignment"] for row in json.loads((folder / "result.json").read_text())["front"]]
 
     def changed(start: Assignment, count: int) -> dict[str, str]:

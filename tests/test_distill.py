@@ -23,24 +23,13 @@ from netgraft.distill import (
 from netgraft.features import site_features
 from netgraft.nets.blocks import FittedAffine, StaticNafBlock
 from netgraft.nets.losses import normalized_l2
-from netgraft.nets.nafnet import NafNet, NafNetShape
+from netgraft.nets.nafnet import NafNet
 from netgraft.operators import OPERATORS, operator_pool
 from netgraft.sites import Site, find_sites, select_sites
 
 PATHS = ("encoders.0.0", "downs.0", "middle_blks.0", "decoders.0.0")
 POOL = operator_pool(["drop", "naf_static", "conv3_res", "partial_conv", "strided3"])
 CONFIG = DistillConfig(steps=6, batch=2, crop=16)
-
-
-@pytest.fixture
-def teacher() -> NafNet:
-    """A small network in which every parameter has an effect."""
-    torch.manual_seed(0)
-    net = NafNet(NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from netgraft.devices import onnx_bytes
 from netgraft.errors import ExportError
 from netgraft.export import PARITY, export
 from netgraft.nets.blocks import HalfResolution
@@ -135,3 +136,20 @@ def test_a_folder_that_cannot_be_written_is_an_export_error(tmp_path: Path) -> N
     (tmp_path / "taken").write_text("a file where the folder should be")
     with pytest.raises(ExportError, match="taken"):
         export(Scale(1.0), tmp_path / "taken", "x", images(8, 8))
+
+
+def test_a_shorter_way_to_the_file_of_fixed_size_is_checked_like_the_exporter(tmp_path: Path) -> None:
+    """It is given the deployed form, and its file must agree with the module."""
+    examples = images(8, 8)
+    seen = []
+
+    def content(deployed: nn.Module) -> bytes:
+        seen.append(type(deployed))
+        return onnx_bytes(Scale(2.0), examples[0])
+
+    done = export(DeploysAs(2.0, 2.0), tmp_path, "good", examples, content)
+    assert seen == [Scale]
+    assert done.fixed.read_bytes() == onnx_bytes(Scale(2.0), examples[0])
+    with pytest.raises(ExportError, match="differs"):
+        export(DeploysAs(1.0, 1.0), tmp_path, "wrong", examples, content)
+    assert names(tmp_path) == ["good.onnx", "good_dynamic.onnx"]

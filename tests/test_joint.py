@@ -15,23 +15,12 @@ from netgraft.features import site_features
 from netgraft.joint import DENSITIES, draw_path, learn_along
 from netgraft.nets.blocks import StaticNorm
 from netgraft.nets.losses import normalized_l2
-from netgraft.nets.nafnet import NafNet, NafNetShape
+from netgraft.nets.nafnet import NafNet
 from netgraft.operators import operator_pool
 from netgraft.sites import find_sites
 
 FIRST, MIDDLE, LAST = "encoders.0.0", "middle_blks.0", "decoders.0.0"
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture
-def teacher() -> NafNet:
-    """A small network in which every parameter has an effect."""
-    torch.manual_seed(0)
-    net = NafNet(NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
 
 
 @pytest.fixture

@@ -104,7 +104,12 @@ def test_a_table_needs_the_teachers_own_blocks() -> None:
 
 
 def test_a_table_survives_json() -> None:
-    assert LatencyTable.from_json(table().to_json()) == table()
+    timed = dataclasses.replace(table(), reference_ms={"block:4@1": 5.0, "networks": 6.0})
+    assert LatencyTable.from_json(timed.to_json()) == timed
+
+
+def test_a_table_from_before_there_was_a_reference_is_read() -> None:
+    assert LatencyTable.from_json(broken(reference_ms=None)) == table()
 
 
 def broken(**changes: object) -> str:

@@ -23,7 +23,7 @@ import netgraft.export
 from netgraft import stages
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.photos import photos
-from netgraft.devices import FakeDevice
+from netgraft.devices import FakeDevice, drift_percent, measure_modules
 from netgraft.devices.fake import FakeRunnable
 from netgraft.distill import Distillation
 from netgraft.errors import ConfigError, StoreError
@@ -36,6 +36,8 @@ from netgraft.prefix import PrefixScores
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
+from netgraft.summary import drift_warning
+from netgraft.tables import stage_table
 
 torch.set_num_threads(1)
 
@@ -238,6 +240,40 @@ def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
     assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
 
 
+def test_a_session_on_a_slower_machine_is_told_apart(
+    whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one block that all sessions time gives away the session that took twice as long."""
+    steady = whole.figures["drift_percent"]
+    assert list(steady.values()) == pytest.approx([0] * len(steady), abs=1e-6)
+    assert drift_warning(steady) is None
+    shutil.rmtree(copied / "artifacts" / "profile")
+
+    def slower(device: FakeDevice, modules: Any, *args: Any, **kwargs: Any) -> Any:
+        device.ms_per_gmac = 2 * MS_PER_GMAC if "teacher" in modules else MS_PER_GMAC
+        return measure_modules(device, modules, *args, **kwargs)
+
+    monkeypatch.setattr(stages.latency, "measure_modules", slower)
+    run = opened(whole, copied)
+    assert run.latency_table.teacher.median_ms == pytest.approx(2 * whole.figures["teacher"]["latency_ms"]["median"])
+    drift = drift_percent(run.latency_table.reference_ms)
+    assert drift.keys() == {*run.block_sessions, "networks"}
+    assert drift.pop("networks") == pytest.approx(100)
+    assert list(drift.values()) == pytest.approx([0] * len(drift), abs=1e-6)
+    assert "in each: networks +100\N{NO-BREAK SPACE}% against" in (drift_warning(drift | {"networks": 100.0}) or "")
+
+
+def test_options_are_judged_by_what_they_cost_inside_a_network(whole: Whole) -> None:
+    """Where measured networks teach that drop is slow, keep is both faster and closer."""
+    run = opened(whole, whole.out)
+    assert not any(row.operator == "drop" for row in run.space.refused)
+    again = opened(whole, whole.out)
+    again.latency_model = dataclasses.replace(run.latency_model, corrections={("map", "drop"): 1e6})
+    refused = {row.site: row.reason for row in again.space.refused if row.operator == "drop"}
+    assert refused.keys() == {site.path for site in run.space.sites if site.kind == "block"}
+    assert all(reason.startswith("keep is closer and faster") for reason in refused.values())
+
+
 def test_scores_are_those_of_the_exported_files(whole: Whole) -> None:
     """One tile of each test image, run by hand: no other network than the one that ships was scored."""
     session = onnxruntime.InferenceSession(whole.out / "export" / "student.onnx")
@@ -438,6 +474,21 @@ def test_a_space_in_which_nothing_may_change_is_refused(root: Path, tmp_path: Pa
     run = Run(settings(root, space={"protect_top": 5}), RunStore(tmp_path))
     with pytest.raises(ConfigError, match="all 5 sites are protected"):
         run.search  # noqa: B018
+
+
+def test_a_site_without_an_alternative_is_neither_ranked_nor_searched(root: Path, tmp_path: Path) -> None:
+    """The most salient site is an up, which no operator of this pool fits: the next one is protected in its place."""
+    run = Run(settings(root, space={"operators": ["drop"], "protect": ["ups.1"]}), RunStore(tmp_path))
+    order = ["ups.1", "middle_blks.0"]
+    scores = [len(order) - order.index(site.path) if site.path in order else 0 for site in run.sites]
+    run.saliency = {"snip": np.array(scores, float)}
+    assert run.without_alternative == ("ups.1",)
+    assert run.protection.paths == ("middle_blks.0",)
+    assert [site.path for site in run.open_sites] == ["encoders.0.0", "encoders.1.0", "decoders.1.0"]
+    table, document = stage_table("saliency", run)
+    assert document["without_alternative"] == ["ups.1"]
+    cells = dict(zip(table.columns[0].cells, table.columns[-1].cells, strict=True))
+    assert (cells["ups.1"], cells["middle_blks.0"], cells["encoders.0.0"]) == ("no alternative", "protected", "")
 
 
 def test_a_size_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:

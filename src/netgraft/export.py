@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import OnnxRuntimeDevice, to_onnx
+from netgraft.devices import OnnxRuntimeDevice, onnx_bytes, to_onnx
 from netgraft.errors import DeviceError, ExportError
+from netgraft.files import write_atomically
 from netgraft.nets.blocks import deploy
 
 PARITY = 1e-3
@@ -34,10 +35,17 @@ class Export:
     """Largest absolute difference to PyTorch on the examples, at both sizes."""
 
 
-def export(module: nn.Module, folder: Path, name: str, examples: Sequence[Tensor]) -> Export:
+def export(
+    module: nn.Module,
+    folder: Path,
+    name: str,
+    examples: Sequence[Tensor],
+    fixed_content: Callable[[nn.Module], bytes] | None = None,
+) -> Export:
     """Write ``module`` in its deployed form as ``name.onnx`` and ``name_dynamic.onnx``, and check both.
 
-    examples: images (1, 3, h, w) in [0, 1], all of the profiled size; the first also sets it.
+    examples: images (1, 3, h, w) in [0, 1], all of the profiled size; the first also sets it. ``fixed_content``
+    gives the file at that size for the deployed form, in place of the exporter, for who knows a shorter way.
 
     Raises:
         ExportError: the module cannot be exported, or an export differs by more than :data:`PARITY`; the files
@@ -46,7 +54,8 @@ def export(module: nn.Module, folder: Path, name: str, examples: Sequence[Tensor
     deployed = deploy(module)
     fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
     try:
-        to_onnx(deployed, examples[0], fixed)
+        content = onnx_bytes(deployed, examples[0]) if fixed_content is None else fixed_content(deployed)
+        write_atomically(fixed, content, ExportError)
         to_onnx(deployed, examples[0], dynamic, dynamic=True)
         worst = float(
             np.max(

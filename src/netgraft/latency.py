@@ -47,6 +47,8 @@ class LatencyTable:
     """What was measured, by (shape key, operator)."""
     teacher: Latency
     """The whole teacher."""
+    reference_ms: Mapping[str, float] = field(default_factory=dict)
+    """Median of one and the same block by session: equal in all, had the machine not changed in between."""
     rest_ms: float = field(init=False)
     """Teacher minus the sum of its blocks: the rest of it, and what timing blocks alone gets wrong."""
 
@@ -142,6 +144,7 @@ class LatencyTable:
             "protocol": dict(self.protocol),
             "site_keys": dict(self.site_keys),
             "teacher": asdict(self.teacher),
+            "reference_ms": dict(self.reference_ms),
             "entries": rows,
         }
         return json.dumps(document, indent=1)
@@ -166,6 +169,8 @@ class LatencyTable:
                 site_keys=document["site_keys"],
                 entries={(row["shape_key"], row["operator"]): _entry_from_plain(row) for row in document["entries"]},
                 teacher=Latency(**document["teacher"]),
+                # Tables of the first versions have none.
+                reference_ms=document.get("reference_ms", {}),
             )
         except (ValueError, KeyError, TypeError, ConfigError, DeviceError) as error:
             kind = type(error).__name__

@@ -38,8 +38,8 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.protection  # which of them keep the teacher's block
         run.surrogates  # a replacement for every operator at every site, trained on the teacher's features
         run.latency_table  # what each of them costs on the device
-        run.space  # the options that are worth searching
         run.additivity  # whether block latencies add up to whole networks
+        run.space  # the options that are worth searching
         run.search  # the front of quality against latency, no network trained
         run.baselines  # the same by other methods, where asked for
         run.finetuned  # the chosen one, fine-tuned from end to end

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from netgraft.data.images import ImagePair
-from netgraft.devices import Latency
+from netgraft.devices import DRIFT_PERCENT, Latency
 from netgraft.evaluate import PROTOCOL, Evaluation, eight_bits
 from netgraft.imaging import RgbImage, psnr_db
 from netgraft.nets.blocks import deploy
@@ -75,6 +76,7 @@ def result(run: Run) -> dict[str, Any]:
         for name, value in dataclasses.asdict(run.additivity).items()
         if name not in ("pairs", "corrected_ms")
     }
+    figures["drift_percent"] = run.drift_percent
     figures["latency_model"] = run.latency_model.as_dict()
     figures["versions"] = versions()
     figures["seconds"] = run.seconds
@@ -88,6 +90,18 @@ def _without_infinities(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_infinities(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def drift_warning(percent: Mapping[str, float]) -> str | None:
+    """What is wrong with timing sessions, given how much slower than the middle one each was; None if all compare."""
+    apart = [f"{name} {value:+.0f}\N{NO-BREAK SPACE}%" for name, value in percent.items() if abs(value) > DRIFT_PERCENT]
+    if not apart:
+        return None
+    return (
+        f"The machine changed its speed between timing sessions, by what one block took in each: {', '.join(apart)} "
+        "against the middle one. Latencies of these do not compare with others: delete artifacts/profile and "
+        "artifacts/measure in the run folder, and run again when the machine is quiet."
+    )
 
 
 def _quality(evaluation: Evaluation) -> dict[str, float]:
@@ -156,6 +170,8 @@ def protocol(run: Run) -> dict[str, Any]:
             "input": f"1x3x{h}x{w}",
             "form": "deployed, exported to ONNX",
             "blocks": f"median of {config.device.samples} samples, operators of one shape in turns",
+            "drift": f"one block timed in each of {len(run.drift_percent)} sessions: "
+            f"{min(run.drift_percent.values()):+.1f} to {max(run.drift_percent.values()):+.1f} % from the middle one",
             "teacher, student and front": f"median and quartiles of {config.device.final_samples} samples each, "
             "whole networks, in turns in one session; the front's before fine-tuning",
         },
@@ -201,6 +217,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         images=_images(run),
         crops=_crops(run),
         refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
+        warnings=[warning for warning in (drift_warning(run.drift_percent),) if warning],
         ceiling={"macs": run.ceiling.macs, "latency": run.ceiling.latency},
         seconds=run.seconds,
     )
@@ -219,6 +236,7 @@ def _sites(run: Run) -> list[SiteRow]:
             macs_share=site.macs_share,
             params=site.params,
             protected=site.path in protected,
+            alternatives=site.path not in run.without_alternative,
         )
         for site in run.sites
     ]
@@ -233,7 +251,8 @@ def _evaluations(run: Run) -> list[EvaluationRow]:
     position = {site.path: i for i, site in enumerate(run.space.sites)}
     rows = []
     for index, (assignment, (loss, latency)) in enumerate(zip(run.search.assignments, run.search.costs, strict=True)):
-        measured = run.front_latency.get(index)
+        # The teacher itself is among what was evaluated, and was measured as such.
+        measured = run.front_latency.get(index) if np.any(assignment) else run.final_latency["teacher"]
         whole = [int(assignment[position[s.path]]) if s.path in position else 0 for s in run.sites]
         rows.append(
             EvaluationRow(

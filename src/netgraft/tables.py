@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from netgraft.devices import Latency
+from netgraft.devices import Latency, drift_percent
 from netgraft.sites import KEEP
 from netgraft.stages import Run
+from netgraft.summary import drift_warning
 
 
 def result_table(figures: Mapping[str, Any]) -> Table:
@@ -36,13 +37,18 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     table.caption = (
         f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
         f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
-    )
+    ) + _warning(figures["drift_percent"])
     return table
 
 
 def stage_table(stage: str, run: Run) -> tuple[Table, Any]:
     """The table and the JSON document of a stage that has run."""
     return _TABLES[stage](run)
+
+
+def _warning(drift: Mapping[str, float]) -> str:
+    warning = drift_warning(drift)
+    return "" if warning is None else f"\n[bold red]{warning}[/]"
 
 
 def _table(*columns: str) -> Table:
@@ -53,16 +59,17 @@ def _table(*columns: str) -> Table:
 
 
 def _saliency(run: Run) -> tuple[Table, Any]:
-    table = _table("site", *run.saliency, "protected")
-    protected = set(run.protection.paths)
+    table = _table("site", *run.saliency, "keeps its block")
+    why = dict.fromkeys(run.protection.paths, "protected") | dict.fromkeys(run.without_alternative, "no alternative")
     for row, site in enumerate(run.sites):
         values = (f"{scores[row]:.3g}" for scores in run.saliency.values())
-        table.add_row(site.path, *values, "yes" if site.path in protected else "")
+        table.add_row(site.path, *values, why.get(site.path, ""))
     table.caption = f"protected: {run.protection.rule}"
     document = {
         "sites": [dataclasses.asdict(site) for site in run.sites],
         "saliency": {metric: scores.tolist() for metric, scores in run.saliency.items()},
         "protected": list(run.protection.paths),
+        "without_alternative": list(run.without_alternative),
         "rule": run.protection.rule,
     }
     return table, document
@@ -91,17 +98,18 @@ def _profile(run: Run) -> tuple[Table, Any]:
             entry = found.entries.get((shape, name))
             cells.append(f"{entry.median_ms:.3f}" if isinstance(entry, Latency) else "" if entry is None else "refused")
         table.add_row(shape, *cells)
-    check, ceiling = run.additivity, run.ceiling
+    check, ceiling, drift = run.additivity, run.ceiling, drift_percent(found.reference_ms)
     table.caption = (
         f"median ms; whole teacher {found.teacher.median_ms:.1f} ms; {len(check.pairs)} whole networks: sums of blocks "
         f"are off by {check.mape_percent:.1f} % (Spearman {check.spearman:.2f}), "
         f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
         f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of the "
         f"latency ({ceiling.fastest_ms:.1f} ms)"
-    )
+    ) + _warning(drift)
     document = {
         **dataclasses.asdict(check),
         "ceiling": dataclasses.asdict(ceiling),
+        "drift_percent": drift,
         "latency_model": run.latency_model.as_dict(),
     }
     return table, document

@@ -9,7 +9,7 @@ from torch import nn
 
 from netgraft.devices.device import Array, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
-from netgraft.devices.measure import MeasureProtocol, measure, measure_modules
+from netgraft.devices.measure import MeasureProtocol, drift_percent, measure, measure_modules
 from netgraft.errors import DeviceError
 
 X = np.zeros((1, 1, 1, 1), np.float32)
@@ -163,3 +163,9 @@ def test_a_refused_module_becomes_a_row_and_the_others_are_timed() -> None:
     assert list(rows) == compiled == [("a", 1), ("b", 2)]
     assert rows["a", 1].median_ms == pytest.approx(8)  # type: ignore[union-attr]
     assert rows["b", 2] == Unsupported("the fake device refuses ReLU")
+
+
+def test_drift_is_told_against_the_middle_session() -> None:
+    """4, 5 and 6 ms: a fifth faster and a fifth slower than the middle one."""
+    assert drift_percent({"a": 5.0, "b": 4.0, "c": 6.0}) == pytest.approx({"a": 0.0, "b": -20.0, "c": 20.0})
+    assert drift_percent({}) == {}

@@ -16,7 +16,6 @@ from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
 from netgraft.errors import DeviceError
-from netgraft.nets.nafnet import NafBlock, start_residuals
 
 Open = Callable[..., OnnxDevice]
 
@@ -34,14 +33,6 @@ def device_class(request: pytest.FixtureRequest) -> Open:
 @pytest.fixture
 def device(device_class: Open) -> OnnxDevice:
     return device_class()
-
-
-@pytest.fixture(scope="module")
-def block() -> nn.Module:
-    torch.manual_seed(0)
-    block = NafBlock(8)
-    start_residuals(block, 0.5)
-    return block
 
 
 @pytest.mark.parametrize("threads", [1, 2])

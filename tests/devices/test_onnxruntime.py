@@ -6,19 +6,10 @@ from torch import Tensor, nn
 
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.errors import DeviceError
-from netgraft.nets.nafnet import NafBlock, start_residuals
 
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def block() -> nn.Module:
-    torch.manual_seed(0)
-    block = NafBlock(8)
-    start_residuals(block, 0.5)
-    return block
 
 
 def test_the_profile_names_the_operators_that_cost_time(block: nn.Module) -> None:

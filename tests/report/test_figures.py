@@ -70,8 +70,8 @@ def test_front_shows_every_evaluation(report_data: ReportData, figures: dict[str
     timed = [row for row in rows if row.measured_latency_ms is not None]
     assert trace(spec, "measured end to end")["x"] == [row.measured_latency_ms for row in timed]
     assert trace(spec, "measured end to end")["y"] == [row.quality_loss_db for row in timed]
-    for name, i in report_data.chosen.items():
-        mark = trace(spec, name)
+    for i, names in report_data.named_points().items():
+        mark = trace(spec, ", ".join(names))
         shown = rows[i].latency_ms if rows[i].measured_latency_ms is None else rows[i].measured_latency_ms
         assert (mark["x"], mark["y"]) == ([shown], [rows[i].quality_loss_db])
     assert trace(spec, "teacher")["y"] == [0.0]

@@ -220,3 +220,37 @@ def test_images_that_lose_most_are_named(report_data: ReportData) -> None:
     images = [row("a.png", 30, 29.5), row("b.png", 28, 26.75), row("c.png", 31, 31.2)]
     text = Page(render(replace(report_data, images=images))).text
     assert "the largest loss on a single image is 1.25\N{NO-BREAK SPACE}dB, on b.png." in text
+
+
+def test_the_space_names_the_sites_that_no_operator_fits(report_data: ReportData) -> None:
+    sites = [replace(site, alternatives=site.path != "downs.2") for site in report_data.sites]
+    text = Page(render(replace(report_data, sites=sites))).text
+    assert "No operator of the pool fits downs.2: the teacher's block stays there." in text
+    assert "No operator of the pool" not in Page(render(report_data)).text
+
+
+def test_only_sites_with_a_choice_count_as_those_that_can_change(report_data: ReportData) -> None:
+    """Three and two options make six assignments, whatever else keeps its block."""
+    options = [("keep", "drop", "conv3"), ("keep", "drop"), *[("keep",)] * 42]
+    text = Page(render(replace(report_data, options=options, evaluations=[], chosen={}))).text
+    assert "2 of 44 sites can change, with 5 options in all: 6 assignments." in text
+
+
+def test_warnings_stand_at_the_top(report_data: ReportData) -> None:
+    html = render(replace(report_data, warnings=["a < b"]))
+    assert '<p class="warning">a &lt; b</p>' in html
+    assert html.index('class="warning"') < html.index("<main>")
+
+
+def test_a_point_of_several_names_is_one_row(report_data: ReportData) -> None:
+    data = replace(report_data, chosen={"knee": 3, "fastest": 2, "fastest_within": 3, "chosen": 3})
+    assert data.named_points() == {2: ["fastest"], 3: ["knee", "fastest_within", "chosen"]}
+    assert "knee, fastest within, chosen" in Page(render(data)).text
+
+
+def test_a_correction_that_does_not_help_is_not_praised(report_data: ReportData) -> None:
+    assert report_data.additivity is not None
+    check = replace(report_data.additivity, mape_percent=7.2, corrected_mape_percent=7.2)
+    text = Page(render(replace(report_data, additivity=check))).text
+    assert "does not lower that error" in text
+    assert "brings the error to" not in text

@@ -11,15 +11,24 @@ from netgraft.devices.catalog import (
 )
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
-from netgraft.devices.measure import Latency, MeasureProtocol, SystemClock, measure, measure_modules
+from netgraft.devices.measure import (
+    DRIFT_PERCENT,
+    Latency,
+    MeasureProtocol,
+    SystemClock,
+    drift_percent,
+    measure,
+    measure_modules,
+)
 from netgraft.devices.onnx_device import OnnxDevice
-from netgraft.devices.onnx_graph import to_onnx
+from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
 
 __all__ = [
     "DEVICES",
+    "DRIFT_PERCENT",
     "Clock",
     "Device",
     "DeviceCheck",
@@ -40,8 +49,10 @@ __all__ = [
     "Unsupported",
     "check_device",
     "describe_devices",
+    "drift_percent",
     "measure",
     "measure_modules",
+    "onnx_bytes",
     "open_device",
     "to_onnx",
 ]

@@ -25,6 +25,8 @@ K = TypeVar("K", bound=Hashable)
 
 CONTENDED_RATIO = 1.25
 """A sample counts as contended when its wall time is more than this times its processor time."""
+DRIFT_PERCENT = 10.0
+"""Sessions between which the machine's speed changed by more than this do not compare."""
 STABLE_RUNS = 3
 """Warm-up is over when this many runs in a row bring no new best."""
 
@@ -203,6 +205,12 @@ def measure_modules(
         for runnable in runnables.values():
             runnable.close()
     return {key: outcome if isinstance(outcome, Unsupported) else latencies[key] for key, outcome in compiled.items()}
+
+
+def drift_percent(reference_ms: Mapping[K, float]) -> dict[K, float]:
+    """How much slower the machine was in each session than in the middle one, from one block that all of them timed."""
+    middle_ms = float(np.median(list(reference_ms.values()))) if reference_ms else 1.0
+    return {session: 100 * (ms / middle_ms - 1) for session, ms in reference_ms.items()}
 
 
 def _sample_all(meters: Sequence[_Meter], order: Sequence[int]) -> None:

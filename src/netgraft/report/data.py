@@ -39,6 +39,8 @@ class SiteRow:
     """Parameters of the teacher's block."""
     protected: bool = False
     """Whether the site keeps the teacher's block by decision, before any search."""
+    alternatives: bool = True
+    """Whether the pool offers anything else there, where the site was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,8 @@ class ReportData:
     """The run's ``result.json``: teacher, student, degraded, front, device, protocol, seconds."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Version by package."""
+    warnings: Sequence[str] = ()
+    """What a reader must know before trusting the figures, a sentence or two each."""
     device: Mapping[str, Any] = field(default_factory=dict)
     """What ran: backend, hardware, precision, threads, ..."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -180,7 +184,7 @@ class ReportData:
     evaluations: Sequence[EvaluationRow] = ()
     """Every assignment that was evaluated, in order."""
     chosen: Mapping[str, int] = field(default_factory=dict)
-    """Index into evaluations of ``knee``, ``fastest`` and ``chosen``."""
+    """Index into evaluations of ``knee``, ``fastest``, ``fastest_within`` the allowed loss, and ``chosen``."""
     hypervolume: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Search method -> hypervolume after each evaluation."""
     latency_table: Sequence[LatencyRow] = ()
@@ -201,3 +205,10 @@ class ReportData:
     """Largest share that the space could save at all, 0 to 1, by quantity: ``macs``, ``latency``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage."""
+
+    def named_points(self) -> dict[int, list[str]]:
+        """The names of each evaluation that was chosen as something; the student's come last."""
+        points: dict[int, list[str]] = {}
+        for name, index in sorted(self.chosen.items(), key=lambda item: item[1] == self.chosen.get("chosen")):
+            points.setdefault(index, []).append(name)
+        return points

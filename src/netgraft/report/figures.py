@@ -20,7 +20,7 @@ Spec = dict[str, Any]
 
 TEACHER, STUDENT, POINT = "#7b8794", "#0e9384", "#8aa0b8"
 CYCLE = ("#0e9384", "#e0762e", "#7a5af8", "#d6457f", "#3b82d6", "#b58a00", "#5f7d3a", "#9a6b52")
-MARKS = {"knee": ("diamond", "#7a5af8"), "fastest": ("triangle-left", "#e0762e"), "chosen": ("star", STUDENT)}
+MARKS = {"chosen": ("star", STUDENT), "knee": ("diamond", "#7a5af8"), "fastest": ("triangle-left", "#e0762e")}
 HOVER_LINES = 10
 _PATHS = {"type": "category", "tickangle": -90, "showgrid": False}
 HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "rgba(9,110,99,1)"]]
@@ -57,11 +57,11 @@ def front(data: ReportData) -> Spec:
     if teacher:
         traces.append(_points("teacher", teacher, rows, hover, TEACHER, size=13, symbol="square"))
         traces[-1]["x"] = [shown_ms[i] for i in teacher]
-    for name, i in data.chosen.items():
-        symbol, color = MARKS.get(name, ("cross", STUDENT))
-        # Marks may share a point; the larger one lies below.
-        size = {"fastest": 19, "knee": 16}.get(name, 14)
-        traces.append(_points(escape(name), [i], rows, hover, color, size=size, symbol=symbol))
+    for i, names in data.named_points().items():
+        # A point of many names has one mark, the first of these.
+        symbol, color = next((MARKS[name] for name in MARKS if name in names), ("cross", STUDENT))
+        label = escape(", ".join(names).replace("_", " "))
+        traces.append(_points(label, [i], rows, hover, color, size=15, symbol=symbol))
         traces[-1]["x"] = [shown_ms[i]]
     return _spec(traces, "latency in ms", "quality loss in dB", height=520, hovermode="closest")
 

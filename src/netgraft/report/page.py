@@ -36,6 +36,7 @@ def render(data: ReportData) -> str:
 <header>
 <h1>{escape(data.title)}</h1>
 <p class="verdict">{verdict(data)}</p>
+{"".join(f'<p class="warning">{escape(warning)}</p>' for warning in data.warnings)}
 {cards(data)}
 {_contents(parts)}
 </header>

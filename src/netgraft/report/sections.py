@@ -78,12 +78,14 @@ def front(data: ReportData) -> str:
     )
     note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
     rows = []
-    for name, i in data.chosen.items():
+    for i, names in data.named_points().items():
         row = data.evaluations[i]
         replaced = sum(option != 0 for option in row.assignment)
         latency = significant(row.measured_latency_ms, "ms")
         loss = number(row.quality_loss_db, 3, "dB")
-        rows.append([escape(name), loss, significant(row.latency_ms, "ms"), latency, str(replaced)])
+        rows.append(
+            [escape(", ".join(map(_words, names))), loss, significant(row.latency_ms, "ms"), latency, str(replaced)]
+        )
     head = ["point", "quality loss", "predicted", "measured", "sites replaced"]
     return section(
         "front",
@@ -153,7 +155,7 @@ def saliency(data: ReportData) -> str:
         return ""
     lead = (
         "Darker sites are expected to matter more to quality, by rank within each metric; "
-        "a star marks a site that keeps the teacher's block."
+        "a star marks a site that is protected: it keeps the teacher's block."
     )
     plot = figure("saliency", figures.saliency(data.sites, data.saliency)) if data.saliency else ""
     if not plot:
@@ -181,11 +183,13 @@ def space(data: ReportData) -> str:
         return ""
     parts = []
     if data.options:
-        counts = [len(names) for names in data.options]
+        counts = [len(names) for names in data.options if len(names) > 1]
         parts.append(
-            f"<p>{len(counts)} sites with {sum(counts)} options in all: "
+            f"<p>{len(counts)} of {len(data.options)} sites can change, with {sum(counts)} options in all: "
             f"{_combinations(math.prod(counts))} assignments.</p>"
         )
+    if bare := [f"<code>{escape(site.path)}</code>" for site in data.sites if not site.alternatives]:
+        parts.append(f"<p>No operator of the pool fits {', '.join(bare)}: the teacher's block stays there.</p>")
     if data.ceiling:
         names = {"macs": "multiply-accumulates"}
         values = [(names.get(name, name), number(100 * v, 1, "%")) for name, v in data.ceiling.items()]
@@ -221,7 +225,9 @@ def additivity(data: ReportData) -> str:
         f"{number(check.mape_percent, 1, '%')} on average, and order networks with a rank correlation of "
         f"{number(check.spearman, 3)}."
     )
-    if check.corrected_mape_percent is not None:
+    if check.corrected_mape_percent is not None and not check.corrected_mape_percent < check.mape_percent:
+        lead += " What other whole networks teach about blocks and their neighbors does not lower that error."
+    elif check.corrected_mape_percent is not None:
         lead += (
             f" What other whole networks teach about blocks and their neighbors brings the error to "
             f"{number(check.corrected_mape_percent, 1, '%')}."
@@ -243,7 +249,7 @@ def finetuning(data: ReportData) -> str:
     if not data.finetune:
         return ""
     scored = [row.psnr_db for row in data.finetune if row.psnr_db is not None]
-    lead = "The whole student is trained once more; the validation PSNR shows what that brought."
+    lead = "The whole student is trained once more; every step has other crops, so that its loss goes up and down."
     if len(scored) > 1:
         change = number(scored[-1] - scored[0], 2, "dB", signed=True)
         lead = f"The whole student is trained once more; from the first to the last check that brought {change}."
@@ -254,7 +260,7 @@ def protocol(data: ReportData) -> str:
     """All that is needed to judge the figures and to repeat them."""
     groups: list[tuple[str, Mapping[str, Any]]] = []
     single = {key: value for key, value in data.protocol.items() if not isinstance(value, Mapping)}
-    groups.append(("measurement and metrics", single))
+    groups.append(("run", single))
     groups += [(key, value) for key, value in data.protocol.items() if isinstance(value, Mapping)]
     groups += [("device", data.device), ("versions", data.versions)]
     boxes = [

@@ -1,4 +1,4 @@
-"""What every operator costs on the device at every site, and how whole networks are timed."""
+"""What every operator costs on the device at every shape of site, and how whole networks are timed there."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from netgraft.devices import (
     measure_modules,
     open_device,
 )
-from netgraft.errors import DeviceError, ExportError
-from netgraft.latency import LatencyTable
+from netgraft.errors import ExportError
 from netgraft.nets.blocks import deploy
 from netgraft.operators import options_for
 from netgraft.sites import KEEP, Site
@@ -35,6 +34,11 @@ from netgraft.stages.surrogates import SurrogateStages
 
 Networks = Mapping[str, tuple[nn.Module, Assignment]]
 """Networks, in training form, and the operators that they were assembled with, by name."""
+Sessions = dict[str, dict[str, Latency | Unsupported]]
+"""What was timed together, by name of the session and of what it timed, :data:`REFERENCE` among it."""
+
+REFERENCE = "(reference)"
+"""The name under which every session times one and the same block; no operator's, by its parentheses."""
 
 log = logging.getLogger(__name__)
 
@@ -48,40 +52,39 @@ class LatencyStages(SurrogateStages):
         return open_device(self.config.device.name, self.config.device.threads)
 
     @cached_property
-    def latency_table(self) -> LatencyTable:
-        """Every operator's latency at every site's shape; sites of one shape share a session."""
+    def block_sessions(self) -> Sessions:
+        """Every operator's latency at every shape of site: sites of one shape share a session."""
         with self._timed("profile"):
-            return self._table(self.store.json)
+            return self._block_sessions(self.store.json)
 
-    def measure_table(self) -> LatencyTable:
+    def measure_blocks(self) -> Sessions:
         """The same, measured now, whatever the folder holds."""
-        return self._table(lambda _name, _key, make: make())
+        return self._block_sessions(lambda _name, _key, make: make())
 
-    def _table(self, kept: Callable[[str, Any, Callable[[], Any]], Any]) -> LatencyTable:
-        """The table, given who keeps its measurements by name and key."""
-        shapes: dict[str, list[Site]] = {}
-        for site in self.sites:
-            shapes.setdefault(site.shape_key, []).append(site)
-        entries: dict[tuple[str, str], Latency | Unsupported] = {}
-        for number, (shape, sites) in enumerate(shapes.items()):
-            self.progress("profile", number, len(shapes) + 1)
-            names = options_for(sites[0], self.pool)
-            rows = kept(
-                f"profile/{shape.replace(':', '_')}",
-                self._profile_key(names),
-                partial(self._profile, sites[0], names),
+    def _block_sessions(self, kept: Callable[[str, Any, Callable[[], Any]], Any]) -> Sessions:
+        """The sessions, given who keeps measurements by name and key."""
+        # Of equal sites the first.
+        shapes = {site.shape_key: site for site in reversed(self.sites)}
+        found = {}
+        for number, shape in enumerate(dict.fromkeys(site.shape_key for site in self.sites)):
+            self.progress("profile", number, len(shapes))
+            site, names = shapes[shape], options_for(shapes[shape], self.pool)
+            make = partial(self._profile, site, names)
+            rows = kept(f"profile/{shape.replace(':', '_')}", self._profile_key(names), make)
+            found[shape] = {name: latency_from(row) for name, row in rows.items()}
+        return found
+
+    @cached_property
+    def runnable(self) -> dict[str, tuple[str, ...]]:
+        """The operators that the device runs, ``keep`` first, by path of the open sites."""
+        return {
+            site.path: tuple(
+                name
+                for name in options_for(site, self.pool)
+                if isinstance(self.block_sessions[site.shape_key][name], Latency)
             )
-            entries |= {(shape, name): latency_from(row) for name, row in rows.items()}
-        self.progress("profile", len(shapes), len(shapes) + 1)
-        whole = kept("profile/teacher", self._profile_key(()), self._profile_teacher)
-        return LatencyTable(
-            device=self.device.description.as_dict(),
-            size=self.config.size,
-            protocol=self._protocol(self.config.device.samples).as_dict(),
-            site_keys={site.path: site.shape_key for site in self.sites},
-            entries=entries,
-            teacher=latency_from(whole),  # type: ignore[arg-type]
-        )
+            for site in self.open_sites
+        }
 
     def _profile_key(self, operators: tuple[str, ...]) -> dict[str, Any]:
         return {
@@ -90,54 +93,62 @@ class LatencyStages(SurrogateStages):
             "shape": asdict(self.teacher.shape),
             "samples": self.config.device.samples,
             "operators": operators,
+            "reference": self._reference.path,
         }
 
     def _profile(self, site: Site, operators: tuple[str, ...]) -> dict[str, Any]:
         """All operators at one site, timed in turns."""
         block, example = self.teacher.module.get_submodule(site.path), site.example(self.config.size)
         modules = {name: deploy(block if name == KEEP else self.pool[name].start(block, site)) for name in operators}
-        timed = measure_modules(
-            self.device,
+        timed = self._time(
             {name: (module, example) for name, module in modules.items()},
-            self._protocol(self.config.device.samples),
-            compile_one=lambda name, module, _: self._compile(module, example, lambda p: p.block(site, name, module)),
+            self.config.device.samples,
+            lambda name, module, _: self._compile_block(site, name, module),
         )
-        return {name: latency_row(entry) for name, entry in timed.items()}
-
-    def _profile_teacher(self) -> dict[str, Any]:
-        networks: Networks = {KEEP: (self.teacher.module, {})}
-        return self._measure_whole(networks, self.config.device.whole_samples)[KEEP]
-
-    def _measure_whole(self, networks: Networks, samples: int) -> dict[str, dict[str, Any]]:
-        """Whole networks in their deployed form, in turns.
-
-        Raises:
-            DeviceError: the device refuses one of them.
-        """
-        timed = self._time_whole(networks, samples)
-        for name, entry in timed.items():
-            if isinstance(entry, Unsupported):
-                raise DeviceError(f"the device does not run a whole network ({name}): {entry.reason}")
         return {name: latency_row(entry) for name, entry in timed.items()}
 
     def _time_whole(
         self, networks: Networks, samples: int, files: Mapping[str, Path] | None = None
     ) -> dict[str, Latency | Unsupported]:
-        """The same, with a refusal as a value; some networks may lie in files, for devices that take these."""
+        """Whole networks in their deployed form, in turns; some may lie in files, for devices that take these."""
         example, done = self._example(), iter(range(1, len(networks) + 1))
 
         def compile_one(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+            self.progress("measure", next(done), len(networks))
             if files and name in files and isinstance(self.device, FileDevice):
                 return self.device.load(files[name])
             return self._compile(module, example, lambda parts: parts.network(module, networks[name][1]))
 
+        return self._time(
+            {name: (deploy(network), example) for name, (network, _) in networks.items()}, samples, compile_one
+        )
+
+    def _time(
+        self,
+        modules: Mapping[str, tuple[nn.Module, Tensor]],
+        samples: int,
+        compile_one: Callable[[str, nn.Module, Tensor], Runnable | Unsupported],
+    ) -> dict[str, Latency | Unsupported]:
+        """One session: what is asked for in turns, and among it the reference, which tells sessions apart."""
+        site = self._reference
+        reference = deploy(self.teacher.module.get_submodule(site.path))
+
+        def compile_any(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+            if name == REFERENCE:
+                return self._compile_block(site, KEEP, module)
+            return compile_one(name, module, example)
+
         return measure_modules(
             self.device,
-            {name: (deploy(network), example) for name, (network, _) in networks.items()},
+            {**modules, REFERENCE: (reference, site.example(self.config.size))},
             self._protocol(samples),
-            lambda _: self.progress("measure", next(done), len(networks)),
-            compile_one,
+            compile_one=compile_any,
         )
+
+    @property
+    def _reference(self) -> Site:
+        """The site in the middle, whose block of the teacher is timed in every session: a short one in a U-Net."""
+        return self.sites[len(self.sites) // 2]
 
     @cached_property
     def _parts(self) -> OnnxParts | None:
@@ -145,6 +156,9 @@ class LatencyStages(SurrogateStages):
         if not isinstance(self.device, OnnxDevice):
             return None
         return OnnxParts(self.sites, torch.zeros(1, 3, *self.config.size), fast_forms=self.device.fast_forms)
+
+    def _compile_block(self, site: Site, operator: str, module: nn.Module) -> Runnable | Unsupported:
+        return self._compile(module, site.example(self.config.size), lambda parts: parts.block(site, operator, module))
 
     def _compile(
         self, module: nn.Module, example: Tensor, graph: Callable[[OnnxParts], bytes]

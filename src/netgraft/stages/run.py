@@ -6,12 +6,12 @@ from functools import cached_property, partial
 from typing import Any
 
 from netgraft.data.images import ImagePair, whole_images
-from netgraft.devices import Latency, Unsupported
+from netgraft.devices import Latency, Unsupported, drift_percent
 from netgraft.errors import DeviceError
 from netgraft.evaluate import Evaluation, evaluate
 from netgraft.export import Export
 from netgraft.restore import open_restorer
-from netgraft.stages.latency import Networks, latency_from, latency_row
+from netgraft.stages.latency import REFERENCE, Networks, latency_from, latency_row
 from netgraft.stages.student import StudentStages
 
 MOST_SHOWN = 12
@@ -69,6 +69,11 @@ class Run(StudentStages):
         """The networks that are shown, by row of the search, as they are before fine-tuning; a network that the
         device refuses is left out."""
         return {row: self._final_session[str(row)] for row in self.shown if str(row) in self._final_session}
+
+    @cached_property
+    def drift_percent(self) -> dict[str, float]:
+        """How much slower the machine was in each timing session than in the middle one."""
+        return drift_percent({**self.latency_table.reference_ms, "final": self._final_session[REFERENCE].median_ms})
 
     @cached_property
     def _final_session(self) -> dict[str, Latency]:

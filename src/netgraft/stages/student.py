@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 from torch import Tensor, nn
 
 import netgraft.export
+from netgraft.assemble import Assignment
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import train_source
+from netgraft.devices import OnnxParts, onnx_bytes
+from netgraft.errors import ExportError
 from netgraft.export import Export
 from netgraft.finetune import Finetuning
 from netgraft.stages.folder import CheckpointTimer
 from netgraft.stages.search import SearchStages
+
+log = logging.getLogger(__name__)
 
 
 class StudentStages(SearchStages):
@@ -63,12 +69,14 @@ class StudentStages(SearchStages):
         return found
 
     def _export(self, name: str, module: nn.Module, folder: Path, examples: Sequence[Tensor]) -> Export:
+        assignment = self.assignment if name == "student" else {}
         key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
-        key |= {"name": name, "assignment": self.assignment if name == "student" else None}
+        key |= {"name": name, "assignment": assignment}
         fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
 
         def make() -> dict[str, Any]:
-            done = netgraft.export.export(module, folder, name, examples)
+            content = None if self._parts is None else partial(self._fixed_content, self._parts, assignment)
+            done = netgraft.export.export(module, folder, name, examples, content)
             return {
                 "size_bytes": done.size_bytes,
                 "parity_max_abs": done.parity_max_abs,
@@ -86,6 +94,14 @@ class StudentStages(SearchStages):
             size_bytes=stored["size_bytes"],
             parity_max_abs=stored["parity_max_abs"],
         )
+
+    def _fixed_content(self, parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
+        """The ONNX file of a deployed network with these operators, from parts that were exported for its timing."""
+        try:
+            return parts.network(deployed, assignment)
+        except ExportError as error:
+            log.info("not put together from parts but exported whole: %s", error)
+            return onnx_bytes(deployed, parts.example)
 
 
 def _digest_of_files(*paths: Path) -> str | None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from netgraft.data.images import crops_of, fingerprint
 from netgraft.errors import ConfigError
 from netgraft.nets.load import Teacher, load_teacher
-from netgraft.operators import Operator, operator_pool
+from netgraft.operators import Operator, operator_pool, options_for
 from netgraft.saliency import Protection, protect, saliency
-from netgraft.sites import Site, find_sites, paper_sites, select_sites
+from netgraft.sites import KEEP, Site, find_sites, paper_sites, select_sites
 from netgraft.stages.folder import RunFolder
 
 
@@ -65,6 +65,11 @@ class TeacherStages(RunFolder):
         return paper_sites(self.sites) if chosen == "paper" else select_sites(self.sites, chosen)
 
     @cached_property
+    def without_alternative(self) -> tuple[str, ...]:
+        """Paths of the candidates where the pool offers nothing but the teacher's block."""
+        return tuple(site.path for site in self.candidates if options_for(site, self.pool) == (KEEP,))
+
+    @cached_property
     def saliency(self) -> dict[str, NDArray[np.float64]]:
         """Each metric's value for every site."""
         config = self.config.saliency
@@ -86,24 +91,27 @@ class TeacherStages(RunFolder):
 
     @cached_property
     def protection(self) -> Protection:
-        """The sites that keep the teacher's block, and why."""
+        """The sites that keep the teacher's block by decision, and why; those without an alternative keep it anyway,
+        so that they are not ranked."""
         config = self.config.space
-        positions = [self.sites.index(site) for site in self.candidates]
+        ranked = [site for site in self.candidates if site.path not in self.without_alternative]
+        positions = [self.sites.index(site) for site in ranked]
         return protect(
-            self.candidates,
+            ranked,
             self.saliency[config.protect_by][positions],
             metric=config.protect_by,
-            top=min(config.protect_top, len(self.candidates)),
-            named=config.protect,
+            top=min(config.protect_top, len(ranked)),
+            named=[path for path in config.protect if path not in self.without_alternative],
         )
 
     @cached_property
     def open_sites(self) -> tuple[Site, ...]:
         """The sites that may change."""
-        found = tuple(site for site in self.candidates if site.path not in self.protection.paths)
+        kept = {*self.protection.paths, *self.without_alternative}
+        found = tuple(site for site in self.candidates if site.path not in kept)
         if not found:
             raise ConfigError(
-                f"all {len(self.candidates)} sites are protected, so that nothing may change: "
-                "name more in space.sites, or lower space.protect_top"
+                f"all {len(self.candidates)} sites are protected or fit no operator, so that nothing may "
+                "change: name more in space.sites or space.operators, or lower space.protect_top"
             )
         return found
