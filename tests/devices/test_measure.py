@@ -87,15 +87,34 @@ def test_sampling_goes_on_until_it_has_lasted_long_enough() -> None:
     assert single(always(10), protocol).runs == 10
 
 
-def test_processor_time_stands_beside_wall_time_and_flags_waiting() -> None:
-    """Wall 10 ms; processor time 10, 10, 5, 7 ms: two of four samples waited more than a quarter too long."""
+def test_a_sample_that_waited_for_a_processor_is_repeated_and_left_out() -> None:
+    """Of 20, 20, 80, 60 ms the last two spent 20 and 24 ms on a processor: two more of 30 ms make four."""
     latency = single(
-        always(10),
+        [10.0] * WARM_UP_RUNS + [20, 20, 80, 60, 30, 30],
         MeasureProtocol(samples=4, min_sample_ms=0),
-        cpu_share=[1] * WARM_UP_RUNS + [1, 1, 0.5, 0.7],
+        cpu_share=[1] * WARM_UP_RUNS + [1, 1, 0.25, 0.4, 1, 1],
     )
-    assert latency.cpu_median_ms == pytest.approx(8.5)
-    assert latency.contended == 0.5
+    assert latency.median_ms == pytest.approx(25)
+    assert latency.cpu_median_ms == pytest.approx(25)
+    assert latency.runs == 4
+    assert latency.contended == pytest.approx(1 / 3)
+
+
+def test_where_too_many_samples_waited_all_of_them_count() -> None:
+    """Three times two samples, five of which waited: walls of 10 to 60 ms, median 35."""
+    latency = single(
+        [10.0] * WARM_UP_RUNS + [10, 20, 30, 40, 50, 60],
+        MeasureProtocol(samples=2, min_sample_ms=0),
+        cpu_share=[1] * WARM_UP_RUNS + [1, 0.5, 0.5, 0.5, 0.5, 0.5],
+    )
+    assert latency.median_ms == pytest.approx(35)
+    assert latency.runs == 6
+    assert latency.contended == pytest.approx(5 / 6)
+
+
+def test_sampling_cannot_end_before_it_is_done() -> None:
+    with pytest.raises(DeviceError, match="most_samples"):
+        MeasureProtocol(samples=4, most_samples=0.5)
 
 
 def order_of(seed: int, rounds: int) -> list[tuple[str, ...]]:

@@ -3,7 +3,9 @@
 What is compared is run in turns, in an order that changes from round to round, so that a slow minute of the
 machine meets all of it alike. A short network is run several times inside one sample, so that the clock's
 resolution does not matter. The statistics are the median and the quartiles; processor time stands beside wall
-time, and tells how many samples had to wait for a processor that was busy with something else.
+time, and tells which samples had to wait for a processor that was busy with something else. Those are repeated as
+far as the protocol allows, and left out where the others suffice: what another process takes is not the network's.
+A network on several threads uses more processor time than wall time, so that nothing can be told of it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraft.devices.device import Array, Clock, Device, Runnable, Unsupported
 from netgraft.errors import DeviceError
 
 K = TypeVar("K", bound=Hashable)
+BoolArray = NDArray[np.bool_]
 
 CONTENDED_RATIO = 1.25
 """A sample counts as contended when its wall time is more than this times its processor time."""
@@ -40,7 +44,9 @@ class MeasureProtocol:
     warmup_max_seconds: float = 0.5
     """Warm-up of one network ends after this, stable or not."""
     samples: int = 30
-    """Timing samples of each network."""
+    """Timing samples of each network that did not have to wait for a processor."""
+    most_samples: float = 3.0
+    """Sampling ends at this many times ``samples``, however many had to wait."""
     min_sample_ms: float = 2.0
     """A network is repeated inside one sample until the sample lasts about this long."""
     min_seconds: float = 0.0
@@ -49,6 +55,8 @@ class MeasureProtocol:
     """Seed of the order in each round."""
 
     def __post_init__(self) -> None:
+        if self.most_samples < 1:
+            raise DeviceError(f"most_samples must be at least 1, got {self.most_samples:g}")
         if self.samples < 1:
             raise DeviceError(f"cannot measure with {self.samples} samples: ask for at least 1, better 20 or more")
 
@@ -72,7 +80,7 @@ class Latency:
     runs: int
     """Timed runs behind these numbers."""
     contended: float
-    """Share of samples that waited for a busy processor, 0 to 1: above a half, distrust the wall times."""
+    """Share of samples that waited for a busy processor, 0 to 1: above two thirds, distrust the wall times."""
 
 
 class SystemClock:
@@ -127,12 +135,20 @@ class _Meter:
         self.wall_ms.append(wall_ms)
         self.cpu_ms.append(cpu_ms)
 
+    def waited(self) -> BoolArray:
+        """(samples,) which of them had to wait for a processor."""
+        return np.asarray(self.wall_ms) > CONTENDED_RATIO * np.asarray(self.cpu_ms)
+
     def done(self, protocol: MeasureProtocol) -> bool:
-        enough = len(self.wall_ms) >= protocol.samples
+        most = len(self.wall_ms) >= protocol.most_samples * protocol.samples
+        enough = most or int((~self.waited()).sum()) >= protocol.samples
         return enough and self.repeats * sum(self.wall_ms) >= 1e3 * protocol.min_seconds
 
-    def latency(self) -> Latency:
-        wall, cpu = np.asarray(self.wall_ms), np.asarray(self.cpu_ms)
+    def latency(self, protocol: MeasureProtocol) -> Latency:
+        """Of the samples that did not wait, if they are as many as were asked for; otherwise of all."""
+        waited = self.waited()
+        used = ~waited if int((~waited).sum()) >= protocol.samples else np.ones_like(waited)
+        wall, cpu = np.asarray(self.wall_ms)[used], np.asarray(self.cpu_ms)[used]
         q25, median, q75 = (float(value) for value in np.quantile(wall, [0.25, 0.5, 0.75]))
         return Latency(
             median_ms=median,
@@ -140,7 +156,7 @@ class _Meter:
             q75_ms=q75,
             cpu_median_ms=float(np.median(cpu)),
             runs=self.repeats * len(wall),
-            contended=float(np.mean(wall > CONTENDED_RATIO * cpu)),
+            contended=float(np.mean(waited)),
         )
 
 
@@ -171,7 +187,7 @@ def measure(
             on_round(rounds)
         waiting = [meter for meter in waiting if not meter.done(protocol)]
         _refuse_timeless(waiting, protocol)
-    return {name: meter.latency() for name, meter in zip(runnables, meters, strict=True)}
+    return {name: meter.latency(protocol) for name, meter in zip(runnables, meters, strict=True)}
 
 
 def measure_modules(
