@@ -93,6 +93,7 @@ class DeviceConfig(_Strict):
     """What the latencies are measured on."""
 
     name: str = "onnxruntime"
+    """``backend[:hardware][:precision]``, one of those that ``netgraft devices`` lists."""
     threads: int = Field(1, ge=1)
     """Threads that one network runs on."""
     samples: int = Field(20, ge=1)

@@ -3,7 +3,22 @@
 import subprocess
 import sys
 
-from netgraft.devices.openvino import OpenVinoDevice, _reason
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netgraft.devices.device import Unsupported
+from netgraft.devices.openvino import OpenVinoDevice, _reason, lacking_precision
+from netgraft.errors import DeviceError
+
+needs_bf16 = pytest.mark.skipif(
+    bool(lacking_precision("bf16")), reason="this processor has no bfloat16, and OpenVINO refuses it there"
+)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 def test_the_description_tells_devices_apart() -> None:
@@ -15,10 +30,36 @@ def test_the_description_tells_devices_apart() -> None:
 def test_opening_the_device_reports_nothing_to_the_vendor() -> None:
     """In a process of its own: its telemetry would send from the first import on, so it must not be loaded at all."""
     code = (
-        "import sys; from netgraft.devices.openvino import OpenVinoDevice; OpenVinoDevice(); "
+        "import sys; from netgraft.devices.catalog import open_device; open_device('openvino:int8'); "
         "sys.exit(any(name.startswith('openvino_telemetry') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@needs_bf16
+def test_bfloat16_is_computed_in_bfloat16() -> None:
+    """1 + 2^-12 is no bfloat16 number: the weights become 1, and so 256 of them sum up to 256."""
+    sums = nn.Conv2d(256, 1, 1, bias=False)
+    nn.init.constant_(sums.weight, 1 + 2**-12)
+    runnable = OpenVinoDevice(precision="bf16").compile(sums, torch.ones(1, 256, 4, 4))
+    assert not isinstance(runnable, Unsupported)
+    np.testing.assert_array_equal(runnable.run(np.ones((1, 256, 4, 4), np.float32)), 256)
+    assert OpenVinoDevice(precision="bf16").description.precision == "bf16"
+
+
+def test_a_precision_that_the_processor_lacks_is_refused() -> None:
+    """No processor computes natively in 4-bit floats: asked for those, the error says what there is."""
+    with pytest.raises(DeviceError, match=r"does not compute in fp4 on this processor: it has .*FP32"):
+        OpenVinoDevice(precision="fp4")
+
+
+def test_the_profile_names_the_operators_that_cost_time() -> None:
+    """A 3x3 convolution with 151 M multiply-accumulates costs more than the shuffle behind it."""
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.PixelShuffle(2))
+    ms = OpenVinoDevice().per_op_ms(net, noise(1, 64, 64, 64))
+    assert ms["Convolution"] > ms["DepthToSpace"] > 0
+    assert list(ms.values()) == sorted(ms.values(), reverse=True)
+    assert all(0 < cost < 1000 for cost in ms.values())
 
 
 def test_a_reason_is_what_went_wrong_and_not_where() -> None:

@@ -1,16 +1,10 @@
 """Runtimes behind one Protocol, and the timing loop that they share."""
 
-from netgraft.devices.catalog import (
-    DEVICES,
-    DeviceCheck,
-    DeviceKind,
-    DeviceRow,
-    check_device,
-    describe_devices,
-    open_device,
-)
+from netgraft.devices.catalog import DEVICES, DeviceKind, DeviceRow, describe_devices, open_device
+from netgraft.devices.check import DeviceCheck, check_device
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
+from netgraft.devices.int8_device import Int8Device
 from netgraft.devices.measure import (
     DRIFT_PERCENT,
     Latency,
@@ -22,6 +16,7 @@ from netgraft.devices.measure import (
 )
 from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
+from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
@@ -38,6 +33,7 @@ __all__ = [
     "FakeClock",
     "FakeDevice",
     "FileDevice",
+    "Int8Device",
     "Latency",
     "MeasureProtocol",
     "OnnxDevice",
@@ -54,5 +50,6 @@ __all__ = [
     "measure_modules",
     "onnx_bytes",
     "open_device",
+    "quantize_onnx",
     "to_onnx",
 ]

@@ -1,24 +1,33 @@
-"""The devices that netgraft knows, what this machine has of them, and whether they work."""
+"""The devices that netgraft knows, by name, and what this machine has of them.
+
+A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
+single precision. So ``openvino``, ``openvino:int8``, ``onnxruntime:cuda``. Names are looked up whole, here and
+nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from types import MappingProxyType
 
-import numpy as np
-import torch
-from torch import nn
-
-from netgraft.devices.device import Device, Unsupported
+from netgraft.devices.device import Device
 from netgraft.devices.fake import FakeDevice
-from netgraft.devices.measure import MeasureProtocol, measure
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
-from netgraft.devices.openvino import OpenVinoDevice
-from netgraft.errors import DeviceError
+from netgraft.devices.int8_device import Int8Device
+from netgraft.devices.onnx_int8 import quantize_onnx
+from netgraft.devices.onnxruntime import OnnxRuntimeDevice, lacking_provider
+from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
+from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
 from netgraft.names import lookup
-from netgraft.nets.nafnet import NafBlock, start_residuals
+
+_OPENVINO = "pip install 'netgraft[openvino]'"
+
+
+def _nothing_lacking() -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +35,17 @@ class DeviceKind:
     """A device that netgraft can open."""
 
     name: str
-    """What the user calls it."""
+    """What the user calls it: ``backend[:hardware][:precision]``."""
     open: Callable[[int], Device]
     """Makes the device, given the threads that one network may use."""
-    package: str | None
-    """The distribution that it needs; None if it needs none."""
+    modules: tuple[str, ...]
+    """The Python modules that it needs, by the names that they are imported under."""
     install: str
-    """How to get that."""
+    """How to get what it needs."""
     note: str
     """What it is, in a line."""
+    lacking: Callable[[], str] = _nothing_lacking
+    """What this machine lacks although the modules are there; empty if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +54,37 @@ class DeviceRow:
 
     name: str
     available: bool
-    """Whether what it needs is installed."""
+    """Whether what it needs is here."""
     version: str
-    """Version of what it needs; empty if it is missing or needs nothing."""
+    """The modules that it needs, as far as they are installed, with their versions."""
+    lacking: str
+    """What is missing; empty if it is available."""
     install: str
+    """How to get that; empty if it needs nothing."""
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceCheck:
-    """What came of running a tiny network on a device."""
+def _onnxruntime_int8(threads: int) -> Device:
+    # The fast forms are fast in single precision only: in 8 bits the plain ones take .8 to .9 of their time.
+    return Int8Device(OnnxRuntimeDevice(threads, fast_forms=False), quantize_onnx)
 
-    name: str
-    latency_ms: float | None
-    """Median of one NAF block, (1, 8, 32, 32); None if it did not run."""
-    max_abs_error: float | None
-    """Largest difference from torch; None if it did not run."""
-    reason: str
-    """Why it did not run; empty if it did."""
+
+def _openvino_int8(threads: int) -> Device:
+    # Opened now, so that a missing quantizer is noticed before the first network.
+    import_nncf()
+    return Int8Device(OpenVinoDevice(threads), quantize_with_nncf)
+
+
+def _provider(name: str, provider: str, install: str, what: str) -> DeviceKind:
+    """ONNX Runtime with another execution provider than its own for the processor."""
+    return DeviceKind(
+        name=f"onnxruntime:{name}",
+        open=partial(OnnxRuntimeDevice, provider=provider),
+        modules=("onnxruntime",),
+        install=install,
+        note=f"ONNX Runtime, {what}, fp32; what it cannot run falls back to the processor",
+        lacking=partial(lacking_provider, provider),
+    )
 
 
 DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
@@ -70,23 +94,51 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
             DeviceKind(
                 name="onnxruntime",
                 open=OnnxRuntimeDevice,
-                package="onnxruntime",
+                modules=("onnxruntime",),
                 install="pip install onnxruntime",
-                note="ONNX Runtime on this machine's processor, single precision",
+                note="ONNX Runtime, this processor, fp32",
             ),
+            DeviceKind(
+                name="onnxruntime:int8",
+                open=_onnxruntime_int8,
+                modules=("onnxruntime",),
+                install="pip install onnxruntime",
+                note="ONNX Runtime, this processor; a run's qualities stay those of fp32",
+            ),
+            _provider("xnnpack", "XnnpackExecutionProvider", "a build of ONNX Runtime with XNNPACK", "XNNPACK"),
+            _provider("nnapi", "NnapiExecutionProvider", "ONNX Runtime for Android", "Android's NNAPI"),
+            _provider("coreml", "CoreMLExecutionProvider", "ONNX Runtime for macOS", "Apple's Core ML"),
+            _provider("cuda", "CUDAExecutionProvider", "pip install onnxruntime-gpu", "CUDA"),
+            _provider("tensorrt", "TensorrtExecutionProvider", "pip install onnxruntime-gpu", "TensorRT"),
+            _provider("directml", "DmlExecutionProvider", "pip install onnxruntime-directml", "DirectML"),
             DeviceKind(
                 name="openvino",
                 open=OpenVinoDevice,
-                package="openvino",
-                install="pip install 'netgraft[openvino]'",
-                note="OpenVINO on this machine's processor, single precision",
+                modules=("openvino",),
+                install=_OPENVINO,
+                note="OpenVINO, this processor, fp32",
+            ),
+            DeviceKind(
+                name="openvino:bf16",
+                open=partial(OpenVinoDevice, precision="bf16"),
+                modules=("openvino",),
+                install=_OPENVINO,
+                note="OpenVINO, this processor; a run's qualities stay those of fp32",
+                lacking=partial(lacking_precision, "bf16"),
+            ),
+            DeviceKind(
+                name="openvino:int8",
+                open=_openvino_int8,
+                modules=("openvino", "nncf"),
+                install=_OPENVINO,
+                note="OpenVINO, this processor; a run's qualities stay those of fp32",
             ),
             DeviceKind(
                 name="fake",
                 open=lambda threads: FakeDevice(),
-                package=None,
+                modules=(),
                 install="",
-                note="made-up costs from the multiply-accumulates, for tests and dry runs; measures nothing",
+                note="made-up costs from the MACs, for tests and dry runs; measures nothing",
             ),
         )
     }
@@ -105,58 +157,21 @@ def open_device(name: str, threads: int = 1) -> Device:
 
 def describe_devices() -> tuple[DeviceRow, ...]:
     """Every known device, with what this machine has of it."""
-    rows = []
-    for kind in DEVICES.values():
-        version = "" if kind.package is None else _installed(kind.package)
-        rows.append(
-            DeviceRow(
-                name=kind.name,
-                available=kind.package is None or version != "",
-                version=version,
-                install=kind.install,
-                note=kind.note,
-            )
-        )
-    return tuple(rows)
+    distributions = metadata.packages_distributions()
+    return tuple(_row(kind, distributions) for kind in DEVICES.values())
 
 
-def check_device(name: str, threads: int = 1) -> DeviceCheck:
-    """Run a tiny network on a device; takes a few seconds. A device that is missing or fails is a row too.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    block, x = _tiny_network()
-    kind = lookup("device", name, DEVICES)
-    try:
-        device = kind.open(threads)
-        runnable = device.compile(block, x)
-        if isinstance(runnable, Unsupported):
-            return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=runnable.reason)
-        protocol = MeasureProtocol(samples=10, min_sample_ms=1.0)
-        latency = measure({name: runnable}, {name: x.numpy()}, protocol, device.clock)[name]
-        y = runnable.run(x.numpy())
-        runnable.close()
-    except DeviceError as error:
-        return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=str(error))
-    with torch.no_grad():
-        off = float(np.abs(y - block(x).numpy()).max())
-    return DeviceCheck(name=name, latency_ms=latency.median_ms, max_abs_error=off, reason="")
-
-
-def _tiny_network() -> tuple[nn.Module, torch.Tensor]:
-    """A NAF block with random weights that all matter, and an input for it."""
-    block = NafBlock(8).eval()
-    start_residuals(block, 0.5)
-    generator = torch.Generator().manual_seed(0)
-    for param in block.parameters():
-        if param.ndim > 1 and param.shape[0] > 1:
-            nn.init.normal_(param, std=0.2, generator=generator)
-    return block, torch.randn(1, 8, 32, 32, generator=generator)
-
-
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+def _row(kind: DeviceKind, distributions: Mapping[str, list[str]]) -> DeviceRow:
+    """distributions: for each module the distributions that it comes from."""
+    missing = [module for module in kind.modules if find_spec(module) is None]
+    # A module may come from one of several distributions: onnxruntime from onnxruntime-gpu, for one.
+    found = [(module, distributions.get(module, [])) for module in kind.modules if module not in missing]
+    lacking = f"{' and '.join(missing)} not installed" if missing else kind.lacking()
+    return DeviceRow(
+        name=kind.name,
+        available=not lacking,
+        version=", ".join(f"{module} {metadata.version(names[0])}" for module, names in found if names),
+        lacking=lacking,
+        install=kind.install,
+        note=kind.note,
+    )

@@ -93,8 +93,12 @@ class Device(Protocol):
         """The clock that runs with this device."""
         ...
 
-    def compile(self, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+    def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Runnable | Unsupported:
         """Make ``module`` ready for inputs like ``example`` (1, c, h, w); the module itself is left as it is.
+
+        calibration: (n, c, h, w), inputs that it will meet, for a device that quantizes: images for a network,
+        the features at its site for a block. Without them ``example`` serves, which is enough for a latency but
+        not for what the network computes. Other devices have no use for them.
 
         Raises:
             DeviceError: the device itself is out of order; a network that it refuses is ``Unsupported``.

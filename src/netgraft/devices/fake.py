@@ -78,7 +78,7 @@ class FakeDevice:
             system="none",
         )
 
-    def compile(self, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+    def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Runnable | Unsupported:
         for part in module.modules():
             if type(part).__name__ in self.refuses:
                 return Unsupported(f"the fake device refuses {type(part).__name__}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from netgraft.devices.device import (
@@ -23,14 +20,12 @@ from netgraft.devices.device import (
 )
 from netgraft.devices.measure import SystemClock
 from netgraft.devices.onnx_graph import INPUT, OUTPUT, onnx_bytes
+from netgraft.devices.parity import disagreement, torch_output
 from netgraft.errors import DeviceError, ExportError
-
-PARITY = 1e-3
-"""A compiled network may differ from the module by this share of its largest output before it is refused."""
 
 
 class OnnxDevice(ABC):
-    """A runtime that opens ONNX files, in single precision, one network at a time.
+    """A runtime that opens ONNX files, one network at a time.
 
     threads: threads that one network may use. ``fast_forms`` exports layer norms and gates in the forms that
     these runtimes run fastest (:mod:`netgraft.devices.onnx_forms`); off, they stay what the exporter makes of
@@ -46,6 +41,9 @@ class OnnxDevice(ABC):
         self.threads = threads
         self.fast_forms = fast_forms
 
+    precision = "fp32"
+    """Number format that the files of single precision are computed in."""
+
     @property
     @abstractmethod
     def description(self) -> DeviceDescription:
@@ -59,11 +57,20 @@ class OnnxDevice(ABC):
             DeviceError: the runtime refuses it, or it is no network of ours.
         """
 
+    @abstractmethod
+    def profile(self, content: bytes, x: Array) -> dict[str, float]:
+        """Milliseconds of one run by type of operator, the most expensive first; operators are those of the
+        optimized graph.
+
+        Raises:
+            DeviceError: the runtime refuses the network.
+        """
+
     @property
     def clock(self) -> Clock:
         return SystemClock()
 
-    def compile(self, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
+    def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Runnable | Unsupported:
         """See :class:`Device`. A network that computes something else than in torch is refused as well."""
         try:
             content = onnx_bytes(module, example, fast_forms=self.fast_forms)
@@ -73,16 +80,16 @@ class OnnxDevice(ABC):
 
     def compile_graph(self, content: bytes, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
         """The same with a graph of ``module`` that exists already."""
-        try:
-            runnable = self.open(content)
-            restored = runnable.run(example.numpy())
-        except DeviceError as error:
-            return Unsupported(str(error))
-        reason = _disagreement(restored, _reference(module, example))
-        if reason is None:
-            return runnable
-        runnable.close()
-        return Unsupported(reason)
+        return checked(lambda: self.open(content), module, example, self.precision)
+
+    def per_op_ms(self, module: nn.Module, example: Tensor) -> dict[str, float]:
+        """Where the time of one run goes, see :meth:`profile`.
+
+        Raises:
+            ExportError: the module cannot be exported.
+            DeviceError: the runtime refuses it.
+        """
+        return self.profile(onnx_bytes(module, example, fast_forms=self.fast_forms), example.numpy())
 
     def load(self, path: Path) -> Runnable:
         """See :class:`FileDevice`."""
@@ -102,10 +109,26 @@ class OnnxDevice(ABC):
             backend_version=version,
             hardware=host_hardware(),
             cores=host_cores(),
-            precision="fp32",
+            precision=self.precision,
             threads=self.threads,
             system=host_system(),
         )
+
+
+def checked(
+    open_network: Callable[[], Runnable], module: nn.Module, example: Tensor, precision: str
+) -> Runnable | Unsupported:
+    """The opened network, if it computes what ``module`` does as far as ``precision`` lets it."""
+    try:
+        runnable = open_network()
+        restored = runnable.run(example.numpy())
+    except (DeviceError, ExportError) as error:
+        return Unsupported(str(error))
+    reason = disagreement(restored, torch_output(module, example), precision)
+    if reason is None:
+        return runnable
+    runnable.close()
+    return Unsupported(reason)
 
 
 def check_ends(names: Sequence[str]) -> None:
@@ -125,22 +148,3 @@ def first_line(error: Exception) -> str:
     """The first line of a runtime's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _reference(module: nn.Module, example: Tensor) -> Array:
-    """What torch computes, in evaluation mode."""
-    with torch.no_grad():
-        reference: Array = copy.deepcopy(module).eval()(example).numpy()
-    return reference
-
-
-def _disagreement(restored: Array, reference: Array) -> str | None:
-    """Why the two outputs cannot be of the same network; None if they can."""
-    if restored.shape != reference.shape:
-        return f"gives {restored.shape} where torch gives {reference.shape}"
-    off = float(np.abs(restored - reference).max(initial=0.0))
-    largest = float(np.abs(reference).max(initial=0.0))
-    # Written so that NaN counts as disagreement.
-    if not off <= PARITY * max(largest, 1e-6):
-        return f"differs from torch by up to {off:.3g}, where outputs reach {largest:.3g}"
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -10,13 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
-
 from netgraft.devices.device import Array, DeviceDescription, Runnable
 from netgraft.devices.onnx_device import OnnxDevice, check_ends, first_line
-from netgraft.devices.onnx_graph import INPUT, OUTPUT, onnx_bytes
+from netgraft.devices.onnx_graph import INPUT, OUTPUT
 from netgraft.errors import DeviceError
 
+CPU = "CPUExecutionProvider"
 PROFILE_RUNS, PROFILE_WARMUP = 12, 4
 
 
@@ -43,7 +43,8 @@ class OnnxRuntimeRunnable:
 class OnnxRuntimeDevice(OnnxDevice):
     """ONNX Runtime in single precision, with all its graph optimizations, one network at a time.
 
-    threads: threads that one operator may use. ``fast_forms`` exports layer norms and gates in the forms that
+    threads: threads that one operator may use. provider: who runs the network, by ONNX Runtime's name for it; what
+    it cannot run falls back to the CPU. ``fast_forms`` exports layer norms and gates in the forms that
     this runtime runs fastest (:mod:`netgraft.devices.onnx_forms`); off, they stay what the exporter makes of
     them.
 
@@ -51,45 +52,43 @@ class OnnxRuntimeDevice(OnnxDevice):
         DeviceError: the runtime is not installed, has no such provider, or ``threads`` is not positive.
     """
 
-    def __init__(self, threads: int = 1, provider: str = "CPUExecutionProvider", *, fast_forms: bool = True) -> None:
+    def __init__(self, threads: int = 1, provider: str = CPU, *, fast_forms: bool = True) -> None:
         self._ort = _import_runtime()
         super().__init__(threads, fast_forms=fast_forms)
-        if provider not in self._ort.get_available_providers():
-            choices = ", ".join(self._ort.get_available_providers())
-            raise DeviceError(f"this build of ONNX Runtime has no {provider}: it has {choices}")
+        lack = lacking_provider(provider)
+        if lack:
+            raise DeviceError(lack)
         self.provider = provider
-        self._errors = _runtime_errors()
+        self._errors = runtime_errors()
 
     @property
     def description(self) -> DeviceDescription:
-        return self._described(f"onnxruntime {self.provider.removesuffix('ExecutionProvider')}", self._ort.__version__)
+        described = self._described(f"onnxruntime {self._short_provider}", self._ort.__version__)
+        if self.provider == CPU:
+            return described
+        # ONNX Runtime does not tell what a provider runs on: the machine stands for it.
+        return dataclasses.replace(described, hardware=f"{self._short_provider} on {described.hardware}")
 
     def open(self, content: bytes) -> Runnable:
         session = self._session(content, self._options())
         check_ends([value.name for value in (*session.get_inputs(), *session.get_outputs())])
         return OnnxRuntimeRunnable(session, self._errors)
 
-    def per_op_ms(self, module: nn.Module, example: Tensor) -> dict[str, float]:
-        """Milliseconds of one run by type of operator, the most expensive first, from the profiler.
-
-        For each operator the median over several runs after warm-up; operators are those of the optimized
-        graph.
-
-        Raises:
-            ExportError: the module cannot be exported.
-            DeviceError: the runtime refuses it.
-        """
-        content = onnx_bytes(module, example, fast_forms=self.fast_forms)
-        x = {INPUT: example.numpy()}
+    def profile(self, content: bytes, x: Array) -> dict[str, float]:
+        """See :class:`OnnxDevice`. For each operator the median over several runs after warm-up."""
         with tempfile.TemporaryDirectory() as folder:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._session(content, options)
             for _ in range(PROFILE_RUNS):
-                session.run([OUTPUT], x)
+                session.run([OUTPUT], {INPUT: x})
             events = json.loads(Path(session.end_profiling()).read_text())
         return _sum_by_type(events)
+
+    @property
+    def _short_provider(self) -> str:
+        return self.provider.removesuffix("ExecutionProvider")
 
     def _options(self) -> Any:
         options = self._ort.SessionOptions()
@@ -107,9 +106,25 @@ class OnnxRuntimeDevice(OnnxDevice):
 
     def _session(self, content: bytes, options: Any) -> Any:
         try:
-            return self._ort.InferenceSession(content, options, providers=[self.provider])
+            session = self._ort.InferenceSession(content, options, providers=[self.provider])
         except self._errors as error:
             raise DeviceError(f"ONNX Runtime refuses the network: {first_line(error)}") from error
+        # A provider whose libraries are missing is left out with no more than a warning.
+        if self.provider not in session.get_providers():
+            raise DeviceError(f"ONNX Runtime cannot start {self.provider} on this machine, and would use its CPU")
+        return session
+
+
+def lacking_provider(provider: str) -> str:
+    """What is wrong where this build of ONNX Runtime has no such provider; empty if it has.
+
+    Raises:
+        DeviceError: the runtime is not installed.
+    """
+    available = _import_runtime().get_available_providers()
+    return (
+        "" if provider in available else f"this build of ONNX Runtime has no {provider}: it has {', '.join(available)}"
+    )
 
 
 def _import_runtime() -> ModuleType:
@@ -120,7 +135,7 @@ def _import_runtime() -> ModuleType:
     return onnxruntime
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """Every exception of ONNX Runtime: they have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -1,9 +1,13 @@
-"""OpenVINO on this machine's processor, in single precision."""
+"""OpenVINO on this machine's processor."""
 
 from __future__ import annotations
 
+import statistics
 import sys
-from types import ModuleType
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from netgraft.devices.device import Array, DeviceDescription, Runnable
@@ -12,6 +16,9 @@ from netgraft.devices.onnx_graph import INPUT
 from netgraft.errors import DeviceError
 
 TELEMETRY = "openvino_telemetry"
+PROFILE_RUNS, PROFILE_WARMUP = 12, 4
+HINTS: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16"})
+"""OpenVINO's names for precisions."""
 
 
 class OpenVinoRunnable:
@@ -36,24 +43,31 @@ class OpenVinoRunnable:
 
 
 class OpenVinoDevice(OnnxDevice):
-    """OpenVINO's processor plugin in single precision, one network at a time.
+    """OpenVINO's processor plugin, one network at a time.
 
-    threads: threads that one network may use. Takes the same files as ONNX Runtime.
+    threads: threads that one network may use. precision: ``fp32`` or ``bf16``, for files of single precision; what
+    a quantized file holds in 8 bits is computed so, and the rest in this precision. Takes the same files as ONNX
+    Runtime.
 
     Raises:
-        DeviceError: OpenVINO is not installed, or ``threads`` is not positive.
+        DeviceError: OpenVINO is not installed, the processor does not compute in this precision, or ``threads``
+            is not positive.
     """
 
-    def __init__(self, threads: int = 1, *, fast_forms: bool = True) -> None:
-        self._openvino = _import_runtime()
+    def __init__(self, threads: int = 1, precision: str = "fp32", *, fast_forms: bool = True) -> None:
+        self._openvino = import_openvino()
         super().__init__(threads, fast_forms=fast_forms)
+        self.precision = precision
         self._core = self._openvino.Core()
+        lack = lacking_precision(precision)
+        if lack:
+            raise DeviceError(lack)
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # On a processor with bfloat16 it would take that, and compute something else than was asked for.
-            "INFERENCE_PRECISION_HINT": "f32",
+            # Left to itself it takes bfloat16 where the processor has it, whatever was asked for.
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             # A pinned thread waits whenever another process has its core.
             "ENABLE_CPU_PINNING": False,
         }
@@ -63,30 +77,71 @@ class OpenVinoDevice(OnnxDevice):
         return self._described("openvino CPU", self._openvino.get_version())
 
     def open(self, content: bytes) -> Runnable:
+        return OpenVinoRunnable(self._request(content, self._options))
+
+    def profile(self, content: bytes, x: Array) -> dict[str, float]:
+        """See :class:`OnnxDevice`. For each operator the median over several runs after warm-up."""
+        request = self._request(content, {**self._options, "PERF_COUNT": True})
+        times: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for run in range(PROFILE_RUNS):
+            request.infer({INPUT: x}, share_inputs=True)
+            if run >= PROFILE_WARMUP:
+                for operator in request.get_profiling_info():
+                    times[operator.node_type, operator.node_name].append(operator.real_time.total_seconds() * 1e3)
+        by_type: dict[str, float] = defaultdict(float)
+        for (node_type, _), ms in times.items():
+            by_type[node_type] += statistics.median(ms)
+        # What was optimized away stays in the list and takes no time.
+        return dict(sorted(((kind, ms) for kind, ms in by_type.items() if ms > 0), key=lambda item: -item[1]))
+
+    def _request(self, content: bytes, options: Mapping[str, Any]) -> Any:
         try:
-            compiled = self._core.compile_model(self._core.read_model(content), "CPU", self._options)
+            compiled = self._core.compile_model(self._core.read_model(content), "CPU", options)
             check_ends([port.any_name for port in (*compiled.inputs, *compiled.outputs)])
-            return OpenVinoRunnable(compiled.create_infer_request())
+            return compiled.create_infer_request()
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO refuses the network: {_reason(error)}") from error
 
 
-def _import_runtime() -> ModuleType:
-    """OpenVINO, without its telemetry: the import alone would report itself to the vendor."""
+def lacking_precision(precision: str) -> str:
+    """What is wrong where this machine's processor does not compute in ``precision``; empty if it does.
+
+    Raises:
+        DeviceError: OpenVINO is not installed.
+    """
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.upper() in capabilities:
+        return ""
+    return f"OpenVINO does not compute in {precision} on this processor: it has {', '.join(sorted(capabilities))}"
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, without its telemetry: the import alone would report itself to the vendor.
+
+    Raises:
+        DeviceError: it is not installed.
+    """
+    with without_telemetry():
+        try:
+            import openvino
+        except ImportError as error:
+            raise DeviceError(f"OpenVINO is missing ({error}): pip install 'netgraft[openvino]'") from error
+    return openvino
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """While open, the package that reports to the vendor cannot be imported: who wants it takes a stand-in."""
     missing = object()
     before = sys.modules.get(TELEMETRY, missing)
-    # OpenVINO takes an empty stand-in where this package cannot be imported.
     sys.modules[TELEMETRY] = None  # type: ignore[assignment]
     try:
-        import openvino
-    except ImportError as error:
-        raise DeviceError(f"OpenVINO is missing ({error}): pip install 'netgraft[openvino]'") from error
+        yield
     finally:
         if before is missing:
             del sys.modules[TELEMETRY]
         else:
             sys.modules[TELEMETRY] = before  # type: ignore[assignment]
-    return openvino
 
 
 def _reason(error: Exception) -> str:

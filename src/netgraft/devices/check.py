@@ -1,0 +1,62 @@
+"""Whether a device works: a tiny network, run and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from netgraft.devices.catalog import open_device
+from netgraft.devices.device import Unsupported
+from netgraft.devices.measure import MeasureProtocol, measure
+from netgraft.devices.parity import torch_output
+from netgraft.errors import DeviceError
+from netgraft.nets.nafnet import NafBlock, start_residuals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCheck:
+    """What came of running a tiny network on a device."""
+
+    name: str
+    latency_ms: float | None
+    """Median of one NAF block, (1, 8, 32, 32); None if it did not run."""
+    max_abs_error: float | None
+    """Largest difference from torch; None if it did not run."""
+    reason: str
+    """Why it did not run; empty if it did."""
+
+
+def check_device(name: str, threads: int = 1) -> DeviceCheck:
+    """Run a tiny network on a device; takes a few seconds. A device that is missing or fails is a row too.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    block, x = _tiny_network()
+    try:
+        device = open_device(name, threads)
+        runnable = device.compile(block, x)
+        if isinstance(runnable, Unsupported):
+            return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=runnable.reason)
+        protocol = MeasureProtocol(samples=10, min_sample_ms=1.0)
+        latency = measure({name: runnable}, {name: x.numpy()}, protocol, device.clock)[name]
+        y = runnable.run(x.numpy())
+        runnable.close()
+    except DeviceError as error:
+        return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=str(error))
+    off = float(np.abs(y - torch_output(block, x)).max())
+    return DeviceCheck(name=name, latency_ms=latency.median_ms, max_abs_error=off, reason="")
+
+
+def _tiny_network() -> tuple[nn.Module, torch.Tensor]:
+    """A NAF block with random weights that all matter, and an input for it."""
+    block = NafBlock(8).eval()
+    start_residuals(block, 0.5)
+    generator = torch.Generator().manual_seed(0)
+    for param in block.parameters():
+        if param.ndim > 1 and param.shape[0] > 1:
+            nn.init.normal_(param, std=0.2, generator=generator)
+    return block, torch.randn(1, 8, 32, 32, generator=generator)
