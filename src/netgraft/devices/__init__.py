@@ -1,6 +1,6 @@
 """Runtimes behind one Protocol, and the timing loop that they share."""
 
-from netgraft.devices.catalog import DEVICES, DeviceKind, DeviceRow, describe_devices, open_device
+from netgraft.devices.catalog import DEVICES, DeviceKind, DeviceRow, describe_devices, known_devices, open_device
 from netgraft.devices.check import DeviceCheck, check_device
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
@@ -46,6 +46,7 @@ __all__ = [
     "check_device",
     "describe_devices",
     "drift_percent",
+    "known_devices",
     "measure",
     "measure_modules",
     "onnx_bytes",

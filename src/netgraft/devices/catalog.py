@@ -2,15 +2,17 @@
 
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
 single precision. So ``openvino``, ``openvino:int8``, ``onnxruntime:cuda``. Names are looked up whole, here and
-nowhere else.
+nowhere else. Other packages may bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -21,7 +23,11 @@ from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice, lacking_provider
 from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
 from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
+from netgraft.devices.plugins import load_plugin, open_plugin, origin, plugin_entries
+from netgraft.errors import DeviceError
 from netgraft.names import lookup
+
+log = logging.getLogger(__name__)
 
 _OPENVINO = "pip install 'netgraft[openvino]'"
 
@@ -145,6 +151,35 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
 )
 
 
+def known_devices() -> Mapping[str, DeviceKind]:
+    """Every device by name: netgraft's own, and those that installed packages bring."""
+    known = dict(DEVICES)
+    for entry in plugin_entries():
+        if entry.name in known:
+            log.warning("%s is left out: %s brings it, but there is one already", entry.name, origin(entry))
+        else:
+            known[entry.name] = _plugin(entry)
+    return MappingProxyType(known)
+
+
+def _plugin(entry: EntryPoint) -> DeviceKind:
+    def lacking() -> str:
+        try:
+            load_plugin(entry)
+        except DeviceError as error:
+            return str(error)
+        return ""
+
+    return DeviceKind(
+        name=entry.name,
+        open=partial(open_plugin, entry),
+        modules=(),
+        install=f"pip install --upgrade {entry.dist.name}" if entry.dist else "",
+        note=f"from {origin(entry)}",
+        lacking=lacking,
+    )
+
+
 def open_device(name: str, threads: int = 1) -> Device:
     """The device of this name, with ``threads`` threads for a network.
 
@@ -152,13 +187,13 @@ def open_device(name: str, threads: int = 1) -> Device:
         ConfigError: there is no such device.
         DeviceError: what it needs is missing.
     """
-    return lookup("device", name, DEVICES).open(threads)
+    return lookup("device", name, known_devices()).open(threads)
 
 
 def describe_devices() -> tuple[DeviceRow, ...]:
     """Every known device, with what this machine has of it."""
     distributions = metadata.packages_distributions()
-    return tuple(_row(kind, distributions) for kind in DEVICES.values())
+    return tuple(_row(kind, distributions) for kind in known_devices().values())
 
 
 def _row(kind: DeviceKind, distributions: Mapping[str, list[str]]) -> DeviceRow:

@@ -11,7 +11,7 @@ from torch import nn
 from netgraft.devices.catalog import open_device
 from netgraft.devices.device import Unsupported
 from netgraft.devices.measure import MeasureProtocol, measure
-from netgraft.devices.parity import torch_output
+from netgraft.devices.parity import disagreement, torch_output
 from netgraft.errors import DeviceError
 from netgraft.nets.nafnet import NafBlock, start_residuals
 
@@ -26,7 +26,7 @@ class DeviceCheck:
     max_abs_error: float | None
     """Largest difference from torch; None if it did not run."""
     reason: str
-    """Why it did not run; empty if it did."""
+    """Why it did not run, or what is wrong with its output; empty if nothing."""
 
 
 def check_device(name: str, threads: int = 1) -> DeviceCheck:
@@ -47,7 +47,11 @@ def check_device(name: str, threads: int = 1) -> DeviceCheck:
         runnable.close()
     except DeviceError as error:
         return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=str(error))
-    off = float(np.abs(y - torch_output(block, x)).max())
+    reference = torch_output(block, x)
+    wrong = disagreement(y, reference, device.description.precision)
+    if wrong is not None:
+        return DeviceCheck(name=name, latency_ms=None, max_abs_error=None, reason=wrong)
+    off = float(np.abs(y - reference).max())
     return DeviceCheck(name=name, latency_ms=latency.median_ms, max_abs_error=off, reason="")
 
 

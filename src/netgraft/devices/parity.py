@@ -11,6 +11,7 @@ fp32      the largest error exceeds 1e-3 of the largest output
 bf16      the largest error exceeds 5e-2 of the largest output: 8 significant bits, 2^-8, a few times over
 int8      the error's root mean square exceeds 0.3 of the output's, a signal 10 dB above the noise; single
           values may be off by any amount, as what the calibration never reached is cut off
+others    as int8
 ========= ===========================================================================================
 
 A NAF block with random weights lies at 3e-7, 5e-3 and 0.025.
@@ -40,7 +41,7 @@ def disagreement(restored: Array, reference: Array, precision: str) -> str | Non
     """Why an output of a device in this precision cannot be of torch's network; None if it can."""
     if restored.shape != reference.shape:
         return f"gives {restored.shape} where torch gives {reference.shape}"
-    return RULES[precision](restored - reference, reference)
+    return RULES.get(precision, RULES["int8"])(restored - reference, reference)
 
 
 def _largest(share: float) -> Callable[[Array, Array], str | None]:
