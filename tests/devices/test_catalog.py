@@ -78,7 +78,7 @@ def test_every_device_here_runs_the_tiny_network(name: str) -> None:
     assert check.latency_ms is not None
     assert check.latency_ms > 0
     assert check.max_abs_error is not None
-    reduced = name.endswith((":int8", ":bf16"))
+    reduced = name.endswith((":int8", ":bf16")) or name.startswith("ethos-u:")
     # Its outputs reach about 3.
     assert (1e-4 if reduced else 0) <= check.max_abs_error < (0.3 if reduced else 1e-4)
 

@@ -1,7 +1,8 @@
 """The devices that netgraft knows, by name, and what this machine has of them.
 
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
-single precision. So ``openvino``, ``openvino:int8``, ``onnxruntime:cuda``. Names are looked up whole, here and
+single precision, or the 8 bits of an NPU that has no other. So ``openvino``, ``openvino:int8``,
+``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and
 nowhere else. Other packages may bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
@@ -17,13 +18,18 @@ from importlib.util import find_spec
 from types import MappingProxyType
 
 from netgraft.devices.device import Device
+from netgraft.devices.ethos_u import EthosUDevice
 from netgraft.devices.fake import FakeDevice
 from netgraft.devices.int8_device import Int8Device
+from netgraft.devices.litert import LitertDevice
 from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice, lacking_provider
 from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
 from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
 from netgraft.devices.plugins import load_plugin, open_plugin, origin, plugin_entries
+from netgraft.devices.tflite import INSTALL as LITERT
+from netgraft.devices.vela import INSTALL as VELA
+from netgraft.devices.vela import NPUS
 from netgraft.errors import DeviceError
 from netgraft.names import lookup
 
@@ -79,6 +85,17 @@ def _openvino_int8(threads: int) -> Device:
     # Opened now, so that a missing quantizer is noticed before the first network.
     import_nncf()
     return Int8Device(OpenVinoDevice(threads), quantize_with_nncf)
+
+
+def _ethos_u(name: str) -> DeviceKind:
+    return DeviceKind(
+        name=f"ethos-u:{name}",
+        # What runs on the NPU does not depend on this machine's threads.
+        open=lambda threads: EthosUDevice(name),
+        modules=("ethosu", "ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
+        install=VELA,
+        note="Arm NPU, int8: its compiler's estimate, nothing measured; a run's qualities stay those of fp32",
+    )
 
 
 def _provider(name: str, provider: str, install: str, what: str) -> DeviceKind:
@@ -139,6 +156,21 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 install=_OPENVINO,
                 note="OpenVINO, this processor; a run's qualities stay those of fp32",
             ),
+            DeviceKind(
+                name="litert",
+                open=LitertDevice,
+                modules=("ai_edge_litert", "litert_torch"),
+                install=LITERT,
+                note="LiteRT with XNNPACK, this processor, fp32",
+            ),
+            DeviceKind(
+                name="litert:int8",
+                open=partial(LitertDevice, precision="int8"),
+                modules=("ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
+                install=LITERT,
+                note="LiteRT with XNNPACK, this processor; a run's qualities stay those of fp32",
+            ),
+            *(_ethos_u(name) for name in NPUS),
             DeviceKind(
                 name="fake",
                 open=lambda threads: FakeDevice(),

@@ -45,7 +45,7 @@ class Int8Device:
         Raises:
             DeviceError: the calibration inputs are none of this network's.
         """
-        inputs = _calibration_inputs(example, calibration)
+        inputs = calibration_inputs(example, calibration)
         return checked(lambda: self.device.open(self._file(module, example, inputs)), module, example, "int8")
 
     def file(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> bytes:
@@ -55,7 +55,7 @@ class Int8Device:
             ExportError: the exporter or the quantizer rejects the module.
             DeviceError: the calibration inputs are none of this network's.
         """
-        return self._file(module, example, _calibration_inputs(example, calibration))
+        return self._file(module, example, calibration_inputs(example, calibration))
 
     def per_op_ms(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> dict[str, float]:
         """Where the time of one run goes, see :meth:`OnnxDevice.profile`.
@@ -70,8 +70,12 @@ class Int8Device:
         return self.quantize(onnx_bytes(module, example, fast_forms=self.device.fast_forms), inputs.numpy())
 
 
-def _calibration_inputs(example: Tensor, calibration: Tensor | None) -> Tensor:
-    """(n, c, h, w), those that were given, or the example (1, c, h, w)."""
+def calibration_inputs(example: Tensor, calibration: Tensor | None) -> Tensor:
+    """(n, c, h, w), those that were given, or the example (1, c, h, w).
+
+    Raises:
+        DeviceError: they are none of a network for such an example.
+    """
     inputs = example if calibration is None else calibration
     if len(inputs) == 0 or inputs.shape[1:] != example.shape[1:]:
         raise DeviceError(f"calibration inputs {tuple(inputs.shape)} do not fit a network for {tuple(example.shape)}")

@@ -1,0 +1,141 @@
+"""Arm Ethos-U NPUs, without one: latencies are estimates of Arm's compiler, and nothing here is measured.
+
+The numbers that a network gives are those of its 8-bit TFLite file, computed by LiteRT on this machine. Its clock
+moves by the estimate whenever the network runs, so that median and quartiles come out equal to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+from torch import Tensor, nn
+
+from netgraft.devices import host_core
+from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
+from netgraft.devices.fake import FakeClock
+from netgraft.devices.host_core import Fallback, find_fallbacks
+from netgraft.devices.int8_device import calibration_inputs
+from netgraft.devices.litert import TfliteRunnable, open_interpreter
+from netgraft.devices.onnx_device import checked
+from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+from netgraft.devices.vela import INSTALL, NPUS, compile_for
+from netgraft.errors import DeviceError
+from netgraft.names import lookup
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a network will cost on an NPU, by its compiler's estimate."""
+
+    latency_ms: float
+    """One run: the NPU's part, and the fallbacks' by the rule of :mod:`netgraft.devices.host_core`."""
+    npu_ms: float
+    """The NPU's part."""
+    fallback_ms: float
+    """What the host's processor needs for the operators that the NPU does not know."""
+    fallbacks: tuple[Fallback, ...]
+    """Those operators."""
+    cycles: Mapping[str, int]
+    """Estimated cycles of the NPU by operator, the most expensive first."""
+
+    @property
+    def fallback_counts(self) -> dict[str, int]:
+        """How often each type of operator falls back, the most frequent first."""
+        return dict(Counter(fallback.operator for fallback in self.fallbacks).most_common())
+
+
+class EstimatedRunnable:
+    """Runs on this machine, and moves a clock by what the run is estimated to take elsewhere."""
+
+    def __init__(self, runnable: Runnable, estimate: Estimate, clock: FakeClock) -> None:
+        self.estimate = estimate
+        self._runnable = runnable
+        self._clock = clock
+
+    def run(self, x: Array) -> Array:
+        y = self._runnable.run(x)
+        self._clock.advance(self.estimate.latency_ms)
+        return y
+
+    def close(self) -> None:
+        self._runnable.close()
+
+
+class EthosUDevice:
+    """An Ethos-U NPU in 8 bits, e.g. ``u85-2048``, as its compiler sees it.
+
+    Raises:
+        ConfigError: there is no NPU of this name.
+        DeviceError: the compiler, or what makes its files, is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.npu = lookup("Ethos-U", name, NPUS)
+        for module in ("ethosu", "ai_edge_litert", "litert_torch"):
+            if find_spec(module) is None:
+                raise DeviceError(f"{module} is missing: {INSTALL}")
+        self._clock = FakeClock()
+
+    @property
+    def description(self) -> DeviceDescription:
+        return DeviceDescription(
+            backend="vela (the compiler's estimate, nothing measured)",
+            backend_version=metadata.version("ethos-u-vela"),
+            hardware=f"{self.npu.accelerator}, {self.npu.system}, {self.npu.memory}, fallbacks on {host_core.NAME}",
+            cores=1,
+            precision="int8",
+            threads=1,
+            system="none",
+        )
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Runnable | Unsupported:
+        """See :class:`Device`. A network in which quantization leaves nothing of the signal is refused as well.
+
+        Raises:
+            DeviceError: the calibration inputs are none of this network's.
+        """
+        inputs = calibration_inputs(example, calibration)
+
+        def opened() -> Runnable:
+            content = quantize_tflite(tflite_bytes(module, example), inputs.numpy())
+            return EstimatedRunnable(TfliteRunnable(content, threads=1), self.estimate(content), self._clock)
+
+        return checked(opened, module, example, "int8")
+
+    def estimate(self, content: bytes) -> Estimate:
+        """What a TFLite file of 8 bits will cost.
+
+        Raises:
+            ExportError: the compiler rejects it.
+            DeviceError: the compiler hangs.
+        """
+        compiled = compile_for(self.npu, content)
+        fallbacks = find_fallbacks(open_interpreter(content), compiled.fallbacks)
+        fallback_ms = 1e3 * sum(fallback.cycles for fallback in fallbacks) / compiled.clock_hz
+        estimate = Estimate(
+            latency_ms=compiled.npu_ms + fallback_ms,
+            npu_ms=compiled.npu_ms,
+            fallback_ms=fallback_ms,
+            fallbacks=fallbacks,
+            cycles=compiled.cycles,
+        )
+        if fallbacks:
+            log.warning(
+                "%d operators fall back from the NPU to the host, %.3g of %.3g ms: %s",
+                len(fallbacks),
+                fallback_ms,
+                estimate.latency_ms,
+                ", ".join(f"{count} {operator}" for operator, count in estimate.fallback_counts.items()),
+            )
+        return estimate

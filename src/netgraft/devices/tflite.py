@@ -1,0 +1,109 @@
+"""Networks as TFLite files, in single precision or 8 bits: what LiteRT runs, and what Arm's compiler for NPUs takes.
+
+Images and features lie channel-last in such a file, (1, h, w, c), as convolutions there want them. In 8 bits the
+ends of the network are 8 bits too, as on an NPU: weights have a scale per output channel, activations one a tensor
+from the smallest and largest value that the calibration inputs bring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from netgraft.devices.device import Array
+from netgraft.devices.onnx_device import first_line
+from netgraft.errors import DeviceError, ExportError
+
+INSTALL = "pip install 'netgraft[litert]'"
+SIGNATURE, INPUT = "serving_default", "args_0"
+"""Where the converter puts the one input of a network."""
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def tflite_bytes(module: nn.Module, example: Tensor) -> bytes:
+    """The TFLite file of ``module`` for inputs like ``example`` (1, c, h, w), in single precision.
+
+    Raises:
+        ExportError: the converter rejects the module.
+        DeviceError: the converter is not installed.
+    """
+    converter = _import_converter()
+    frozen = copy.deepcopy(module).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "network.tflite"
+        try:
+            last = converter.to_channel_last_io(frozen, args=[0], outputs=[0])
+            converter.convert(last, (example.permute(0, 2, 3, 1).contiguous(),)).export(str(path))
+        except (RuntimeError, ValueError, NotImplementedError, KeyError, TypeError) as error:
+            name = type(module).__name__
+            raise ExportError(
+                f"cannot express {name} in TFLite: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return path.read_bytes()
+
+
+def quantize_tflite(content: bytes, calibration: Array) -> bytes:
+    """The TFLite file ``content`` in 8 bits, its ends included.
+
+    calibration: (n, c, h, w), inputs that the network will meet: what lies beyond their extremes is cut off.
+
+    Raises:
+        ExportError: the quantizer rejects the network.
+        DeviceError: the quantizer is not installed.
+    """
+    with quiet():
+        try:
+            from ai_edge_quantizer import quantizer, recipe
+        except ImportError as error:
+            raise DeviceError(f"the quantizer of TFLite files is missing ({error}): {INSTALL}") from error
+        samples = [{INPUT: np.ascontiguousarray(one[None].transpose(0, 2, 3, 1))} for one in calibration]
+        with tempfile.TemporaryDirectory() as folder:
+            given, quantized = Path(folder) / "given.tflite", Path(folder) / "quantized.tflite"
+            given.write_bytes(content)
+            try:
+                work = quantizer.Quantizer(str(given), recipe.static_wi8_ai8())
+                work.quantize(work.calibrate({SIGNATURE: samples})).export_model(str(quantized))
+            except (RuntimeError, ValueError, NotImplementedError, KeyError) as error:
+                raise ExportError(f"the network cannot be quantized for TFLite: {first_line(error)}") from error
+            return quantized.read_bytes()
+
+
+def _import_converter() -> Any:
+    with quiet():
+        try:
+            import litert_torch
+        except ImportError as error:
+            raise DeviceError(f"the converter to TFLite is missing ({error}): {INSTALL}") from error
+    return litert_torch
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While open, converter and quantizer keep their news, and the warnings of what they import, to themselves."""
+    printed = io.StringIO()
+    disabled, level = logging.root.manager.disable, os.environ.get(LOG_LEVEL)
+    logging.disable(logging.ERROR)
+    # Their parts in C++ read this when they are loaded: 2 leaves the errors.
+    os.environ[LOG_LEVEL] = "2"
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        if level is None:
+            del os.environ[LOG_LEVEL]
+        else:
+            os.environ[LOG_LEVEL] = level
