@@ -86,4 +86,4 @@ def test_every_device_here_runs_the_tiny_network(name: str) -> None:
 def test_this_machine_has_what_the_tests_are_meant_to_run_on() -> None:
     """So that a runtime that went missing does not just leave fewer tests."""
     here = {row.name for row in catalog.describe_devices() if row.available}
-    assert {"onnxruntime", "onnxruntime:int8", "openvino", "openvino:int8", "fake"} <= here
+    assert {"onnxruntime:int8", "openvino:int8", "litert:int8", "ethos-u:u85-2048", "fake"} <= here
