@@ -2,8 +2,8 @@
 
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
 single precision, or the 8 bits of an NPU that has no other. So ``openvino``, ``openvino:int8``,
-``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and
-nowhere else. Other packages may bring devices of their own (:mod:`netgraft.devices.plugins`).
+``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and nowhere else. Other packages may
+bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
 from __future__ import annotations
