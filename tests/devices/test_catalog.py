@@ -71,19 +71,23 @@ def test_a_missing_runtime_is_a_row_that_says_how_to_get_it(
     assert install in check.reason
 
 
-@pytest.mark.parametrize("name", [row.name for row in catalog.describe_devices() if row.available])
+HERE = [row.name for row in catalog.describe_devices() if row.available]
+NPU = "ethos-u:u85-2048"
+"""The one NPU that stands for all: test_ethos_u compiles for each."""
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name == NPU or not name.startswith("ethos-u:")])
 def test_every_device_here_runs_the_tiny_network(name: str) -> None:
     check = check_device(name)
     assert check.reason == ""
     assert check.latency_ms is not None
     assert check.latency_ms > 0
     assert check.max_abs_error is not None
-    reduced = name.endswith((":int8", ":bf16")) or name.startswith("ethos-u:")
+    reduced = name.endswith((":int8", ":bf16")) or name == NPU
     # Its outputs reach about 3.
     assert (1e-4 if reduced else 0) <= check.max_abs_error < (0.3 if reduced else 1e-4)
 
 
 def test_this_machine_has_what_the_tests_are_meant_to_run_on() -> None:
     """So that a runtime that went missing does not just leave fewer tests."""
-    here = {row.name for row in catalog.describe_devices() if row.available}
-    assert {"onnxruntime:int8", "openvino:int8", "litert:int8", "ethos-u:u85-2048", "fake"} <= here
+    assert {"onnxruntime:int8", "openvino:int8", "litert:int8", NPU, "fake"} <= set(HERE)
