@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from netgraft.search.gp import Encoder, Gps, Kernel
+from netgraft.search.gp import Gps
+from netgraft.search.kernel import Encoder, Kernel
 from netgraft.search.space import Space
 
 
 def slow_kernel(theta: np.ndarray, a: np.ndarray, b: np.ndarray, sizes: list[int]) -> float:
     """The documented sum of parts, with loops over sites and pairs of sites."""
     sites = len(sizes)
-    own, pair = np.exp(theta[7 : 7 + sites]), np.exp(theta[7 + sites :])
+    own, pair, length = np.exp(theta[8:]).reshape(3, sites)
     c = [float(a[s] == b[s]) - 1 / sizes[s] for s in range(sites)]
     total = 1.0 + np.exp(theta[0]) / sites * sum(own[s] * c[s] for s in range(sites))
     pairs = sum(pair[s] * c[s] * pair[t] * c[t] for s in range(sites) for t in range(s))
@@ -17,6 +18,8 @@ def slow_kernel(theta: np.ndarray, a: np.ndarray, b: np.ndarray, sizes: list[int
     for k in range(max(sizes)):
         expected = sum(1 / size for size in sizes if k < size)
         total += np.exp(theta[3]) * (np.sum(a == k) - expected) * (np.sum(b == k) - expected) / sites
+    steps = [(a[s] - b[s]) / max(sizes[s] - 1, 1) / length[s] for s in range(sites)]
+    total += np.exp(theta[6]) * np.exp(-0.5 * sum(step**2 for step in steps))
     return float(total + np.exp(theta[4]) * np.exp(-np.sum(a != b) / (sites * np.exp(theta[5]))))
 
 
@@ -26,7 +29,7 @@ def test_kernel_is_the_documented_sum_over_sites_and_pairs() -> None:
     space, rng = Space(tuple(sizes)), np.random.default_rng(0)
     rows = space.random(rng, 6)
     kernel = Kernel(Encoder(space))
-    theta = rng.normal(0, 0.5, 7 + 2 * len(sizes))
+    theta = rng.normal(0, 0.5, 8 + 3 * len(sizes))
     relation = kernel.encoder.relate(rows, rows)
     found = kernel(theta, relation)
     expected = np.array([[slow_kernel(theta, a, b, sizes) for b in rows] for a in rows])
@@ -40,13 +43,13 @@ def test_gradient_of_the_kernel_is_that_of_finite_differences() -> None:
     kernel = Kernel(Encoder(space))
     rows = space.random(rng, 6)
     relation = kernel.encoder.relate(rows, rows)
-    theta, weights = rng.normal(0, 0.5, 17), rng.normal(size=(6, 6))
+    theta, weights = rng.normal(0, 0.5, 23), rng.normal(size=(6, 6))
     weights = weights + weights.T
     covariance, pullback = kernel.covariance_and_pullback(theta, relation)
     assert covariance == pytest.approx(kernel(theta, relation))
     expected = [
         ((kernel(theta + step, relation) - kernel(theta - step, relation)) * weights).sum() / 2e-5
-        for step in 1e-5 * np.eye(17)
+        for step in 1e-5 * np.eye(23)
     ]
     assert pullback(weights) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
