@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def pretrain(
             first_step=training.step,
             workers=workers,
         )
-        with suppress(_OutOfTimeError):
+        # Closed, so that no worker outlives the training: each holds the folder's lock as well.
+        with suppress(_OutOfTimeError), closing(batches):
             training.run(batches, after_step)
         store.save_tensors(path, training.state())
         return _report(training, data, out, time.monotonic() - begin)

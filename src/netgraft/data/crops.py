@@ -6,7 +6,7 @@ would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,7 +111,7 @@ def _as_tensor(image: RgbImage, turns: int, flip: bool) -> Tensor:
 
 def crop_batches(
     source: CropSource, stages: Sequence[CropStage], *, seed: int, first_step: int = 0, workers: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Batches of (b, 3, size, size) for every step from ``first_step`` to the last stage's end."""
     start = 0
     for number, stage in enumerate(stages):
