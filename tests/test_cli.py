@@ -213,6 +213,18 @@ def test_a_wrong_command_line_is_refused_in_one_line(
     refused(netgraft(*arguments), *words)
 
 
+def test_an_interrupted_run_says_that_it_can_continue(
+    netgraft: Netgraft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("netgraft.pipeline.refit", interrupted)
+    outcome = netgraft("run", "--preset", "tiny", "--out", tmp_path / "run")
+    assert outcome.returncode == 130
+    assert outcome.stderr == "netgraft: stopped; the same command continues\n"
+
+
 def test_without_arguments_the_help_is_shown(netgraft: Netgraft) -> None:
     outcome = netgraft()
     assert outcome.returncode == 0

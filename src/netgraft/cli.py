@@ -1,6 +1,6 @@
 """The command line: every command with its help, and what becomes of errors.
 
-Exit codes: 0 done; 2 the input is wrong, in one line on stderr; 1 a bug of ours, with its traceback.
+Exit codes: 0 done; 2 the input is wrong, in one line on stderr; 1 a bug of ours, with its traceback; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
 for command in (restore, evaluate, train, devices):
     app.command()(command)
+INTERRUPTED = 130
+"""What typer makes of a keyboard interrupt, as shells do."""
 COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
 
 
@@ -49,15 +51,15 @@ def main() -> None:
     """Entry point of the ``netgraft`` command."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except NetgraftError as error:
         _refuse(str(error))
     except TyperException as error:
         command = " ".join(["netgraft", *(word for word in sys.argv[1:2] if word in COMMANDS)])
         _refuse(f"{error.format_message()} (see {command} --help)")
-    except KeyboardInterrupt:
+    if code == INTERRUPTED:
         sys.stderr.write("netgraft: stopped; the same command continues\n")
-        sys.exit(130)
+    sys.exit(code)
 
 
 def _refuse(reason: str) -> NoReturn:
