@@ -36,7 +36,7 @@ from netgraft.prefix import PrefixScores
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
-from netgraft.summary import drift_warning
+from netgraft.summary import drift_warning, warnings_of
 from netgraft.tables import stage_table
 
 torch.set_num_threads(1)
@@ -240,6 +240,15 @@ def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
     assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
 
 
+def test_a_device_of_fewer_bits_is_told_of_beside_its_figures() -> None:
+    """The exported files, which quality is judged by, are in fp32 whatever the latencies were measured in."""
+    assert warnings_of({"precision": "fp32"}, {"a": 0.0}) == []
+    (precision,) = warnings_of({"precision": "int8"}, {"a": 0.0})
+    assert "those of int8 networks" in precision
+    assert "in fp32" in precision
+    assert len(warnings_of({"precision": "int8"}, {"a": 0.0, "b": 50.0})) == 2
+
+
 def test_a_session_on_a_slower_machine_is_told_apart(
     whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +256,7 @@ def test_a_session_on_a_slower_machine_is_told_apart(
     steady = whole.figures["drift_percent"]
     assert list(steady.values()) == pytest.approx([0] * len(steady), abs=1e-6)
     assert drift_warning(steady) is None
+    assert whole.figures["warnings"] == []
     shutil.rmtree(copied / "artifacts" / "profile")
 
     def slower(device: FakeDevice, modules: Any, *args: Any, **kwargs: Any) -> Any:

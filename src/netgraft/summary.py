@@ -77,10 +77,26 @@ def result(run: Run) -> dict[str, Any]:
         if name not in ("pairs", "corrected_ms")
     }
     figures["drift_percent"] = run.drift_percent
+    figures["warnings"] = warnings_of(figures["device"], run.drift_percent)
     figures["latency_model"] = run.latency_model.as_dict()
     figures["versions"] = versions()
     figures["seconds"] = run.seconds
     return {name: _without_infinities(entry) for name, entry in figures.items()}
+
+
+def warnings_of(device: Mapping[str, Any], drift: Mapping[str, float]) -> list[str]:
+    """What a reader must know before trusting a run's figures; device: its description as plain data."""
+    return [warning for warning in (precision_warning(str(device["precision"])), drift_warning(drift)) if warning]
+
+
+def precision_warning(precision: str) -> str | None:
+    """What is wrong with quality beside latency on a device of this precision; None if both are of one network."""
+    if precision == "fp32":
+        return None
+    return (
+        f"Latencies are those of {precision} networks. PSNR, SSIM, parity and the exported files are those of the "
+        f"same networks in fp32: what {precision} costs in quality was not evaluated."
+    )
 
 
 def _without_infinities(value: Any) -> Any:
@@ -217,7 +233,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         images=_images(run),
         crops=_crops(run),
         refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
-        warnings=[warning for warning in (drift_warning(run.drift_percent),) if warning],
+        warnings=warnings_of(run.device.description.as_dict(), run.drift_percent),
         ceiling={"macs": run.ceiling.macs, "latency": run.ceiling.latency},
         seconds=run.seconds,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -37,7 +37,7 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     table.caption = (
         f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
         f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
-    ) + _warning(figures["drift_percent"])
+    ) + _warnings(figures["warnings"])
     return table
 
 
@@ -46,9 +46,8 @@ def stage_table(stage: str, run: Run) -> tuple[Table, Any]:
     return _TABLES[stage](run)
 
 
-def _warning(drift: Mapping[str, float]) -> str:
-    warning = drift_warning(drift)
-    return "" if warning is None else f"\n[bold red]{warning}[/]"
+def _warnings(warnings: Sequence[str]) -> str:
+    return "".join(f"\n[bold red]{warning}[/]" for warning in warnings)
 
 
 def _table(*columns: str) -> Table:
@@ -105,7 +104,7 @@ def _profile(run: Run) -> tuple[Table, Any]:
         f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
         f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of the "
         f"latency ({ceiling.fastest_ms:.1f} ms)"
-    ) + _warning(drift)
+    ) + _warnings([warning for warning in (drift_warning(drift),) if warning])
     document = {
         **dataclasses.asdict(check),
         "ceiling": dataclasses.asdict(ceiling),
