@@ -2,10 +2,11 @@
 
     python benchmarks/devices.py [--devices openvino,openvino:int8,ethos-u:u85-2048] [--samples 20]
 
-Two networks go to each device: the teacher, and the same with every block ``naf_static`` and every up ``transposed``,
-calibrated but not trained, which is what NPUs like. Devices on this machine's processor are timed in turns in one
-session on one thread; an NPU's latency is its compiler's estimate. PSNR is that of the compiled networks on validation
-crops of the profiled size. Prints a table, then one line of JSON.
+Two networks go to each device: the teacher, and one of its shape with every block ``naf_static`` and every up
+``transposed``, which is what NPUs like. The second is untrained, since the teacher's own weights diverge when all norms
+are frozen at once: its latency is what it is for, and it has no PSNR. Devices on this machine's processor are timed in
+turns in one session on one thread; an NPU's latency is its compiler's estimate. PSNR is that of the compiled teacher on
+validation crops of the profiled size. Prints a table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,11 +41,14 @@ from netgraft.evaluate import batch_psnr_db
 from netgraft.features import site_features
 from netgraft.nets.blocks import deploy
 from netgraft.nets.load import load_teacher
+from netgraft.nets.nafnet import NafNet
 from netgraft.operators import operator_pool
 from netgraft.sites import find_sites
+from netgraft.train import TrainConfig, new_network
 
 SIZE = (256, 256)
 CROPS, CALIBRATION = 4, 8
+TEACHER = "teacher"
 FRIENDLY = {"block": "naf_static", "up": "transposed"}
 Key = tuple[str, str]
 """Device and network."""
@@ -63,13 +67,15 @@ class Compiled(nn.Module):
 
 def networks(calibration: Tensor) -> dict[str, nn.Module]:
     """The deployed networks by name."""
-    teacher = load_teacher().module
-    sites = [site for site in find_sites(teacher, SIZE) if site.kind in FRIENDLY]
-    surrogates = start_surrogates(teacher, sites, operator_pool(tuple(FRIENDLY.values())), seed=0)
-    fit_surrogates(surrogates, site_features(teacher, calibration, sites))
+    teacher = load_teacher()
+    torch.manual_seed(0)
+    untrained = new_network(NafNet(teacher.shape), TrainConfig()).eval()
+    sites = [site for site in find_sites(untrained, SIZE) if site.kind in FRIENDLY]
+    surrogates = start_surrogates(untrained, sites, operator_pool(tuple(FRIENDLY.values())), seed=0)
+    fit_surrogates(surrogates, site_features(untrained, calibration, sites))
     friendly = {site.path: FRIENDLY[site.kind] for site in sites}
-    student = assemble(teacher, friendly, surrogates, calibration=calibration)
-    return {"teacher": deploy(teacher), "friendly": deploy(student)}
+    student = assemble(untrained, friendly, surrogates, calibration=calibration)
+    return {TEACHER: deploy(teacher.module), "friendly, untrained": deploy(student)}
 
 
 def timed(
@@ -109,9 +115,13 @@ def main() -> None:
                 refused[name, network] = outcome.reason
             else:
                 runnables[name, network] = outcome
-    scores = {key: batch_psnr_db(Compiled(runnable), degraded, clean) for key, runnable in runnables.items()}
+    scores = {
+        key: batch_psnr_db(Compiled(runnable), degraded, clean)
+        for key, runnable in runnables.items()
+        if key[1] == TEACHER
+    }
     latencies = timed(devices, runnables, degraded[:1], arguments.samples)
-    reference = {network: batch_psnr_db(module, degraded, clean) for network, module in modules.items()}
+    reference = batch_psnr_db(modules[TEACHER], degraded, clean)
     show(latencies, scores, refused, reference)
     record: dict[str, Any] = {
         "machine": machine("onnxruntime"),
@@ -120,7 +130,7 @@ def main() -> None:
         "torch_db": reference,
         "devices": {name: device.description.as_dict() for name, device in devices.items()},
         "runs": [
-            {"device": key[0], "network": key[1], "psnr_db": scores[key], "latency": asdict(latencies[key])}
+            {"device": key[0], "network": key[1], "psnr_db": scores.get(key), "latency": asdict(latencies[key])}
             for key in runnables
         ],
         "refused": [{"device": key[0], "network": key[1], "reason": reason} for key, reason in refused.items()],
@@ -137,14 +147,17 @@ def show(
     latencies: Mapping[Key, Latency],
     scores: Mapping[Key, float],
     refused: Mapping[Key, str],
-    reference: Mapping[str, float],
+    reference: float,
 ) -> None:
-    torch_db = ", ".join(f"{network} {score:.2f} dB" for network, score in reference.items())
-    table = Table(title=f"{CROPS} crops of {SIZE[0]}x{SIZE[1]}; in PyTorch: {torch_db}")
+    table = Table(title=f"{CROPS} crops of {SIZE[0]}x{SIZE[1]}; the teacher in PyTorch: {reference:.2f} dB")
     for column in ("device", "network", "latency_ms median [quartiles]", "psnr_db"):
         table.add_column(column)
     for key, ms in latencies.items():
-        table.add_row(*key, f"{ms.median_ms:.1f} [{ms.q25_ms:.1f}, {ms.q75_ms:.1f}]", f"{scores[key]:.2f}")
+        table.add_row(
+            *key,
+            f"{ms.median_ms:.1f} [{ms.q25_ms:.1f}, {ms.q75_ms:.1f}]",
+            f"{scores[key]:.2f}" if key in scores else "",
+        )
     for key, reason in refused.items():
         table.add_row(*key, "refused", reason)
     Console(width=110).print(table)
