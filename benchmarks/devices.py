@@ -36,6 +36,7 @@ from netgraft.devices import (
     measure,
     open_device,
 )
+from netgraft.devices.ethos_u import EstimatedRunnable
 from netgraft.distill import fit_surrogates, start_surrogates
 from netgraft.evaluate import batch_psnr_db
 from netgraft.features import site_features
@@ -131,11 +132,19 @@ def main() -> None:
         "devices": {name: device.description.as_dict() for name, device in devices.items()},
         "runs": [
             {"device": key[0], "network": key[1], "psnr_db": scores.get(key), "latency": asdict(latencies[key])}
-            for key in runnables
+            | fallbacks(runnable)
+            for key, runnable in runnables.items()
         ],
         "refused": [{"device": key[0], "network": key[1], "reason": reason} for key, reason in refused.items()],
     }
     print(json.dumps(record))
+
+
+def fallbacks(runnable: Runnable) -> dict[str, Any]:
+    """What an NPU leaves to its host, and what that is charged in ms; nothing for other devices."""
+    if not isinstance(runnable, EstimatedRunnable):
+        return {}
+    return {"fallbacks": runnable.estimate.fallback_counts, "fallback_ms": runnable.estimate.fallback_ms}
 
 
 def here() -> list[str]:

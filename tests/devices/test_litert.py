@@ -1,5 +1,6 @@
 """LiteRT, for real on this machine's processor."""
 
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -111,3 +112,17 @@ def test_a_missing_package_says_how_to_get_it(module: str, monkeypatch: pytest.M
 def test_a_network_needs_a_thread() -> None:
     with pytest.raises(DeviceError, match=r"0 threads"):
         LitertDevice(0)
+
+
+def test_warnings_are_heard_after_a_conversion() -> None:
+    """What the converter brings along sets up logging of its own, where it is imported first: in a new process."""
+    program = """
+import logging, torch
+from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+x = torch.ones(1, 3, 8, 8)
+quantize_tflite(tflite_bytes(torch.nn.Conv2d(3, 3, 1), x), x.numpy())
+logging.getLogger("netgraft").warning("to be heard")
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "to be heard" in outcome.stderr

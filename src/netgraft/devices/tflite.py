@@ -94,6 +94,7 @@ def quiet() -> Iterator[None]:
     """While open, converter and quantizer keep their news, and the warnings of what they import, to themselves."""
     printed = io.StringIO()
     disabled, level = logging.root.manager.disable, os.environ.get(LOG_LEVEL)
+    handlers = logging.root.handlers[:]
     logging.disable(logging.ERROR)
     # Their parts in C++ read this when they are loaded: 2 leaves the errors.
     os.environ[LOG_LEVEL] = "2"
@@ -103,6 +104,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        # One that they brought along writes to where nobody looks, and takes everybody's warnings there.
+        logging.root.handlers[:] = handlers
         if level is None:
             del os.environ[LOG_LEVEL]
         else:
