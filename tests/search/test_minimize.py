@@ -369,3 +369,43 @@ def test_wrong_arguments_are_refused(changed: dict[str, object], message: str, m
 def test_an_unknown_method_is_guessed(make_problem: MakeProblem) -> None:
     with pytest.raises(ConfigError, match="did you mean 'nsga2'"):
         minimize(make_problem(OPTIONS), OPTIONS, budget=10, method="nsga")
+
+
+def test_a_guess_saves_evaluations(make_problem: MakeProblem) -> None:
+    """With the additive part as a guess 12 evaluations beat 24 without; a wrong one does not mislead."""
+    options = [5] * 9
+    problem = make_problem(options, strength=0.3, seed=1)
+    swaps = [np.array([[k if s == site else 0 for s in range(9)] for k in range(5)]) for site in range(9)]
+    right = [problem(rows)[:, 0] for rows in swaps]
+    wrong = [-costs for costs in right]
+    known = {1: lambda rows: problem(rows)[:, 1]}
+
+    def volume(guess: object, budget: int) -> float:
+        given = {} if guess is None else {0: guess}
+        found = minimize(
+            problem, options, budget=budget, reference_point=np.array([20.0, 20.0]), known=known, guess=given
+        )
+        return float(found.hypervolume[-1])
+
+    assert volume(right, 12) > volume(None, 24)
+    assert volume(wrong, 60) > 0.9 * volume(None, 60)
+
+
+@pytest.mark.parametrize(
+    ("guess", "complaint"),
+    [
+        ({0: [[0.0, 1.0]]}, r"guess\[0\] needs one cost"),
+        ({0: [[0.0, float("nan")], [0.0, 1.0]]}, r"guess\[0\] holds a value that is not finite"),
+        ({7: [[0.0, 1.0], [0.0, 1.0]]}, r"guess\[7\]: there are only 2 objectives"),
+    ],
+)
+def test_a_guess_that_does_not_fit(guess: object, complaint: str, make_problem: MakeProblem) -> None:
+    with pytest.raises((SearchError, EvaluationError), match=complaint):
+        minimize(make_problem([2, 2]), [2, 2], budget=3, guess=guess)
+
+
+def test_a_guess_of_nothing_is_none(make_problem: MakeProblem) -> None:
+    """All options equally good by the guess, budgets down to one evaluation."""
+    for budget in (1, 2, 10):
+        found = minimize(make_problem([3] * 4), [3] * 4, budget=budget, guess={0: [[0.0] * 3] * 4, 1: [[0.0] * 3] * 4})
+        assert len(found.costs) == budget

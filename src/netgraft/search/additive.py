@@ -111,6 +111,21 @@ def regime_of(tau: FloatArray) -> str:
     return "additive" if least >= 0.9 else "mild" if least >= 0.7 else "strong"
 
 
+def guessed(ledger: Ledger) -> AdditiveModel | None:
+    """What the caller expects, known objectives exact; None where that leaves an objective open.
+
+    Called once the teacher has been evaluated, whose costs it starts from.
+    """
+    objectives = ledger.costs.shape[1]
+    if set(ledger.guess) | set(ledger.known) != set(range(objectives)):
+        return None
+    effects = tuple(np.zeros((k, objectives)) for k in ledger.space.cardinalities)
+    for index, table in ledger.guess.items():
+        for effect, row in zip(effects, table, strict=True):
+            effect[:, index] = row - row[0]
+    return with_known(AdditiveModel(ledger.costs[0], effects), ledger)
+
+
 def with_known(model: AdditiveModel, ledger: Ledger) -> AdditiveModel:
     """``model`` with the columns of the known objectives replaced by their tables."""
     intercept = model.intercept.copy()

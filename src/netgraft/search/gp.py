@@ -6,13 +6,16 @@ learned the posterior mean is the additive prediction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize as scipy_minimize
 
 from netgraft.search.additive import AdditiveModel
 from netgraft.search.kernel import NOISE, SHARES, Encoder, Kernel, Relation
-from netgraft.search.space import FloatArray, IntArray, Space
+from netgraft.search.space import FloatArray, IntArray, Space, Table
 
 _MIN_NOISE = 1e-6
 """Least noise variance, relative to the objective's: keeps the Cholesky factorization well conditioned."""
@@ -23,9 +26,9 @@ _BOUNDS = 9.0
 class Gp:
     """One objective's Gaussian process: fitted by maximum a posteriori, float64."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, spread: FloatArray | None = None) -> None:
         self._encoder = encoder
-        self._kernel = Kernel(encoder)
+        self._kernel = Kernel(encoder, spread)
 
     def fit(self, data: Relation, values: FloatArray, steps: int) -> None:
         """Take in the evaluations; learn the parameters in at most ``steps`` steps.
@@ -100,12 +103,18 @@ def _factorize(covariance: FloatArray, noise: float) -> FloatArray:
 
 
 class Gps:
-    """The GPs of all objectives over shared data; known objectives are exact."""
+    """The GPs of all objectives over shared data; known objectives are exact.
 
-    def __init__(self, space: Space, modelled: list[int], objectives: int) -> None:
+    guess: for some objectives, what each option of each of S sites is expected to cost.
+    """
+
+    def __init__(
+        self, space: Space, modelled: list[int], objectives: int, guess: Mapping[int, Table] = MappingProxyType({})
+    ) -> None:
         self.space = space
         self._encoder = Encoder(space)
-        self._gps = {m: Gp(self._encoder) for m in modelled}
+        spread = {m: np.array([np.ptp(row) for row in table]) for m, table in guess.items()}
+        self._gps = {m: Gp(self._encoder, spread.get(m)) for m in modelled}
         self._objectives = objectives
 
     def fit(self, assignments: IntArray, costs: FloatArray, steps: int) -> None:

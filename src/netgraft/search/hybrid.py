@@ -1,6 +1,7 @@
 """Method "auto": an additive Gaussian process, its exact front, and expected hypervolume improvement.
 
-A Latin design shows every option of every site about equally often. From then on each proposal is the
+A Latin design shows every option of every site about equally often; where the caller has a guess of all costs, its
+exact front is the design, and the GPs start from which sites it says to matter. From then on each proposal is the
 assignment with the largest expected hypervolume improvement (EHVI) in a pool that is grown toward it: the
 exact front of the learned additive model, crossovers and mutations of the best, and finally a local search
 over single swaps. With no interactions the pool's exact front decides, with strong ones the pair kernel does.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netgraft.search.additive import exact_front, with_known
+from netgraft.search.additive import exact_front, guessed, spread_order, with_known
 from netgraft.search.gp import Gps
 from netgraft.search.improvement import Boxes, boxes_below, expected_improvement
 from netgraft.search.objective import Ledger
@@ -94,9 +95,10 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
     It stops when the EHVI of ``PATIENCE`` proposals in a row is below ``tolerance`` times the hypervolume.
     """
     space = ledger.space
-    ledger.ask(np.concatenate([space.teacher(), space.latin(rng, ledger.design_size - 1)]))
+    ledger.ask(space.teacher())
     objectives = ledger.costs.shape[1]
-    gps = Gps(space, [m for m in range(objectives) if m not in ledger.known], objectives)
+    ledger.ask(_design(ledger, rng))
+    gps = Gps(space, [m for m in range(objectives) if m not in ledger.known], objectives, ledger.guess)
     idle = 0
     while ledger.remaining:
         gps.fit(ledger.assignments, ledger.costs, FIT_STEPS)
@@ -106,6 +108,18 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
             return True
         ledger.ask(proposal)
     return False
+
+
+def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
+    """The design behind the teacher: what is expected to be the front, spread over it, then Latin rows."""
+    wanted = ledger.design_size - 1
+    model = guessed(ledger)
+    rows = ledger.space.teacher()
+    if model is not None:
+        rows = exact_front(model, FRONT_LIMIT)
+        costs = model.predict(rows)
+        rows = rows[spread_order(costs, ledger.costs, ledger.reference(costs), wanted)]
+    return np.concatenate([rows, ledger.space.latin(rng, wanted - len(ledger.unseen(rows)))])
 
 
 def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArray, float]:

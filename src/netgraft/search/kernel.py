@@ -30,6 +30,10 @@ _PRIOR_MEAN = np.log([1.0, 0.2, 0.05, 0.05, 0.1, 0.5, 0.01, 1e-4])
 _PRIOR_SD = np.array([1.5, 1.5, 1.5, 1.5, 1.5, 0.5, 1.5, 2.0])
 _WEIGHT_PRIOR_SD = 0.7
 """Of the log weight of a site, around 0."""
+_WEIGHT_PRIOR_RANGE = 3.0
+"""Of the prior means of the log weights, at most, where the caller says what to expect of the sites."""
+_LEAST_SPREAD = 0.01
+"""A site's expected spread is taken to be at least about this share of the sites' mean."""
 _ORDER_LENGTH = np.log(0.5)
 _ORDER_LENGTH_SD = 0.5
 """Of the log length of the order at a site, in units of its range of option indices."""
@@ -125,16 +129,22 @@ class _Parts:
 
 
 class Kernel:
-    """The covariance between assignments, as a function of the log parameters (8 + 3 S,)."""
+    """The covariance between assignments, as a function of the log parameters (8 + 3 S,).
 
-    def __init__(self, encoder: Encoder) -> None:
+    spread: (S,) how far the options of each site are expected to lie apart, in any unit: where the weights of the
+        sites start from. Without it all sites are alike beforehand.
+    """
+
+    def __init__(self, encoder: Encoder, spread: FloatArray | None = None) -> None:
         self.encoder = encoder
         sites = encoder.space.sites
         self._pairs = max(1, sites * (sites - 1))
         self._weights, self._pair_weights, self._lengths = (
             slice(len(_PRIOR_MEAN) + k * sites, len(_PRIOR_MEAN) + (k + 1) * sites) for k in range(3)
         )
-        self.prior_mean = np.concatenate([_PRIOR_MEAN, np.zeros(2 * sites), np.full(sites, _ORDER_LENGTH)])
+        weights = np.zeros(sites) if spread is None or not spread.any() else _log_weights(spread)
+        # A pair's weight is the product of two: with half the logarithm each it is the mean of what is expected.
+        self.prior_mean = np.concatenate([_PRIOR_MEAN, weights, 0.5 * weights, np.full(sites, _ORDER_LENGTH)])
         self.prior_sd = np.concatenate(
             [_PRIOR_SD, np.full(2 * sites, _WEIGHT_PRIOR_SD), np.full(sites, _ORDER_LENGTH_SD)]
         )
@@ -209,6 +219,12 @@ class Kernel:
         total += np.exp(theta[PAIRS]) * (once**2 - twice) / self._pairs
         total += np.exp(theta[NEIGHBORS]) * (own[1:] * own[:-1]).sum() / max(1, len(inverse) - 1)
         return np.asarray(total + np.exp(theta[SHARES]) * (shares**2).sum(axis=1))
+
+
+def _log_weights(spread: FloatArray) -> FloatArray:
+    """(S,) log weights, 0 on average, for sites with this ``spread`` (S,)."""
+    logs = np.log(spread / spread[spread > 0].mean() + _LEAST_SPREAD)
+    return np.asarray(np.clip(logs - logs.mean(), -_WEIGHT_PRIOR_RANGE, _WEIGHT_PRIOR_RANGE))
 
 
 def _squared_distances(relation: Relation, rates: FloatArray) -> FloatArray:

@@ -44,6 +44,7 @@ def minimize(
     reference_point: ArrayLike | None = None,
     seed: int = 0,
     known: Mapping[int, Known] | None = None,
+    guess: Mapping[int, Sequence[ArrayLike]] | None = None,
     limits: Mapping[int, float] | None = None,
     initial: tuple[ArrayLike, ArrayLike] | None = None,
     tolerance: float = 1e-5,
@@ -64,6 +65,9 @@ def minimize(
     known: objectives that cost nothing, by index: S lists of one cost an option, which add up, or a function
         (n, S) -> (n,). The methods "auto" and "additive" use them exactly at any assignment. ``evaluate``
         still returns all M columns; those of known objectives are replaced, so they may be NaN.
+    guess: rough costs of objectives that must be evaluated, by index: S lists of one cost an option, which about
+        add up. With a guess for every objective that is not known, "auto" starts from the front that it implies,
+        and in any case from its notion of which sites matter. A bad guess costs the first evaluations.
     limits: the most that an objective may cost, by index: a constraint. What exceeds it is not on the front
         and adds no hypervolume, and the search looks for what does not.
     initial: (n, S) assignments and (n, M) costs of an earlier run. Where the search asks for one of them it
@@ -85,6 +89,7 @@ def minimize(
         space,
         budget,
         known=known,
+        guess=guess,
         reference_point=reference_point,
         limits=limits,
         initial=initial,

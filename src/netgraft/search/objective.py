@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from netgraft.errors import SearchError
 from netgraft.search.pareto import hypervolume, non_dominated
 from netgraft.search.result import EvaluationError
-from netgraft.search.space import BoolArray, FloatArray, IntArray, Space, distinct, row_keys
+from netgraft.search.space import BoolArray, FloatArray, IntArray, Space, Table, distinct, row_keys
 
 Evaluate = Callable[[IntArray], ArrayLike]
 """(n, S) option indices -> (n, M) costs, minimized."""
@@ -28,7 +28,7 @@ class KnownObjective:
         self._call = source if callable(source) else None
         self.additive = self._call is None
         """Whether ``table`` is the objective itself, and not only its single swaps."""
-        self.table = self._checked(space, source) if not callable(source) else self._swapped(space)
+        self.table = _checked("known", space, index, source) if not callable(source) else self._swapped(space)
         """S arrays (K_s,), one cost an option; exact for the teacher and its single swaps."""
 
     def __call__(self, assignments: IntArray) -> FloatArray:
@@ -41,22 +41,23 @@ class KnownObjective:
             raise EvaluationError(f"known[{self._index}] must return {len(assignments)} finite costs, one a row")
         return values
 
-    def _checked(self, space: Space, source: Sequence[ArrayLike]) -> tuple[FloatArray, ...]:
-        """The caller's table."""
-        table = tuple(np.asarray(row, dtype=np.float64) for row in source)
-        if tuple(row.shape for row in table) != tuple((k,) for k in space.cardinalities):
-            raise SearchError(f"known[{self._index}] needs one cost for each option of each of {space.sites} sites")
-        if not all(np.isfinite(row).all() for row in table):
-            raise SearchError(f"known[{self._index}] holds a value that is not finite")
-        return table
-
-    def _swapped(self, space: Space) -> tuple[FloatArray, ...]:
+    def _swapped(self, space: Space) -> Table:
         """The table of the single swaps of an objective that is known as a function."""
         values = self(np.concatenate([space.teacher(), space.single_swaps()]))
         # Single swaps come site by site, options 1 to K - 1: see Space.neighbors.
         changes = np.split(values[1:] - values[0], np.cumsum(np.asarray(space.cardinalities) - 1)[:-1])
         share = values[0] / space.sites
         return tuple(share + np.concatenate([[0.0], change]) for change in changes)
+
+
+def _checked(name: str, space: Space, index: int, source: Sequence[ArrayLike]) -> Table:
+    """A table of the caller's."""
+    table = tuple(np.asarray(row, dtype=np.float64) for row in source)
+    if tuple(row.shape for row in table) != tuple((k,) for k in space.cardinalities):
+        raise SearchError(f"{name}[{index}] needs one cost for each option of each of {space.sites} sites")
+    if not all(np.isfinite(row).all() for row in table):
+        raise SearchError(f"{name}[{index}] holds a value that is not finite")
+    return table
 
 
 class Ledger:
@@ -69,6 +70,7 @@ class Ledger:
         budget: int,
         *,
         known: Mapping[int, Known] | None = None,
+        guess: Mapping[int, Sequence[ArrayLike]] | None = None,
         reference_point: ArrayLike | None = None,
         limits: Mapping[int, float] | None = None,
         initial: tuple[ArrayLike, ArrayLike] | None = None,
@@ -81,6 +83,8 @@ class Ledger:
         """Evaluations that may be made in all."""
         self.known = {index: KnownObjective(space, index, source) for index, source in (known or {}).items()}
         """Objectives that need no evaluation, by index."""
+        self.guess = {index: _checked("guess", space, index, table) for index, table in (guess or {}).items()}
+        """What is expected of objectives that must be evaluated, by index."""
         self.assignments = np.zeros((0, space.sites), dtype=np.int64)
         """(n, S) evaluated so far."""
         self.costs = np.zeros((0, 0))
@@ -181,11 +185,12 @@ class Ledger:
         """Hypervolume of the evaluations so far."""
         return hypervolume(self.costs, self.reference())
 
-    def reference(self) -> FloatArray:
-        """(M,) the caller's reference point; else, for each objective, the worst of the first ``design_size``
-        evaluations plus 10 % of their range (of their size, where all are equal). Limits lower it."""
+    def reference(self, costs: FloatArray | None = None) -> FloatArray:
+        """(M,) the caller's reference point; else, for each objective, the worst of ``costs`` (n, M), by default the
+        first ``design_size`` evaluations, plus 10 % of their range (of their size, where all are equal). Limits lower
+        it."""
         if self._given is None:
-            first = self.costs[: self.design_size]
+            first = self.costs[: self.design_size] if costs is None else costs
             spread = np.ptp(first, axis=0)
             worst = first.max(axis=0)
             point = worst + 0.1 * np.where(spread > 0, spread, np.maximum(np.abs(worst), 1.0))
@@ -224,6 +229,9 @@ class Ledger:
         for index in self._limits:
             if not 0 <= index < objectives:
                 raise EvaluationError(f"limits[{index}]: there are only {objectives} objectives")
+        for index in self.guess:
+            if not 0 <= index < objectives:
+                raise EvaluationError(f"guess[{index}]: there are only {objectives} objectives")
 
     def _check_limits(self) -> None:
         """Limits that no assignment meets, where the objective is a known sum."""

@@ -15,6 +15,8 @@ from netgraft.errors import SearchError
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Table = tuple[FloatArray, ...]
+"""S arrays (K_s,): one cost for each option of each site; they add up."""
 
 
 @dataclass(frozen=True, slots=True)
