@@ -17,7 +17,7 @@ def perturbed(block: nn.Module, scale: float, seed: int) -> nn.Module:
     other = copy.deepcopy(block)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter += scale * torch.randn_like(parameter)
+            parameter.add_(scale * torch.randn_like(parameter))
     return other
 
 
