@@ -229,7 +229,7 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
     table = [[2.0, 1.5]] * 3
     with pytest.raises(SearchError, match=r"limits\[0\] = 4 cannot be met: the least possible is 4.5"):
         minimize(make_problem([2] * 3), [2] * 3, budget=4, known={0: table}, limits={0: 4.0})
-    with pytest.raises(EvaluationError, match=r"limits\[1\] = -1 \(least found") as caught:
+    with pytest.raises(EvaluationError, match=r"limits\[1\] = -1 \(nearest found") as caught:
         minimize(make_problem(OPTIONS), OPTIONS, budget=12, limits={1: -1.0})
     assert caught.value.partial is not None
     assert len(caught.value.partial.costs) == 12
@@ -238,7 +238,7 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
 
 def test_limits_that_cannot_be_met_together_say_what_comes_nearest() -> None:
     """Costs (i, 3 - i) for one site: i = 1 exceeds only the two limits' sum, by 0.5 and 0.5."""
-    with pytest.raises(EvaluationError, match=r"limits\[0\] = 0.5 and limits\[1\] = 1.5 together: .* costs 1 and 2"):
+    with pytest.raises(EvaluationError, match=r"limits\[0\] = 0.5 and limits\[1\] = 1.5 together: .* has 1 and 2"):
         minimize(lambda rows: np.column_stack([rows, 3.0 - rows]), [4], budget=4, limits={0: 0.5, 1: 1.5})
 
 

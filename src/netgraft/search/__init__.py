@@ -1,12 +1,15 @@
 """Searching the assignments of operators to sites for the best trade-offs, with few evaluations."""
 
+from netgraft.search.constraints import Constraint
 from netgraft.search.minimize import METHODS, minimize
 from netgraft.search.pareto import hypervolume, hypervolume_trace, knee, non_dominated
-from netgraft.search.result import EvaluationError, SearchResult
+from netgraft.search.result import EvaluationError, InfeasibleError, SearchResult
 
 __all__ = [
     "METHODS",
+    "Constraint",
     "EvaluationError",
+    "InfeasibleError",
     "SearchResult",
     "hypervolume",
     "hypervolume_trace",

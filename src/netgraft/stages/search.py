@@ -16,7 +16,7 @@ from netgraft.data.images import crops_of
 from netgraft.errors import StoreError
 from netgraft.prefix import PrefixScores
 from netgraft.search import EvaluationError, SearchResult, knee, minimize
-from netgraft.search.objective import Known
+from netgraft.search.known import Known
 from netgraft.sites import KEEP
 from netgraft.stages.space import SpaceStages
 from netgraft.store import digest
