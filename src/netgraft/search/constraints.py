@@ -45,6 +45,11 @@ class Constraint:
         return self.limit + ROUNDING * abs(self.limit)
 
 
+def check_sums(options: Sequence[int], limits: Sequence[Constraint]) -> None:
+    """Raise SearchError where limits on known sums over sites with so many options cannot be met, each or together."""
+    Constraints(Space.of(options), limits, {})
+
+
 class Constraints:
     """All limits of one search; C of them."""
 
@@ -100,12 +105,15 @@ class Constraints:
             for column in np.flatnonzero(~met.any(axis=0)).tolist()
         ]
         if unmet:
-            raise InfeasibleError(f"no evaluated assignment meets all limits: {', '.join(unmet)}")
+            raise InfeasibleError(f"none of {len(values)} evaluated assignments meets {' and '.join(unmet)}")
         # Each can be met, but not together.
         ranges = np.ptp(values, axis=0)
         nearest = values[np.argmin(self.violations(values, ranges).clip(min=0).sum(axis=1))]
         shown = " and ".join(limit.show(value) for limit, value in zip(self.limits, nearest.tolist(), strict=True))
-        raise InfeasibleError(f"no evaluated assignment meets {_listed(self.limits)} together: the nearest has {shown}")
+        raise InfeasibleError(
+            f"none of {len(values)} evaluated assignments meets {_listed(self.limits)} together: "
+            f"the nearest has {shown}"
+        )
 
     def violations(self, values: FloatArray, ranges: FloatArray) -> FloatArray:
         """How far ``values`` (n, C) are beyond the limits, in units of ``ranges`` (C,); 0 or less where met."""
@@ -127,7 +135,7 @@ class Constraints:
         return Sums(tuple(table.T for table in tables), self.bounds[list(columns)])
 
     def _check_sums(self) -> None:
-        """Raise SearchError where limits on sums over sites cannot be met, each or together."""
+        """What :func:`check_sums` says."""
         columns = self._additive
         if not columns:
             return
@@ -135,7 +143,7 @@ class Constraints:
         conflict = sums.conflict()
         limits = [self.limits[columns[c]] for c in conflict]
         if len(conflict) == 1:
-            least = limits[0].show(sums.least(conflict[0], []))
+            least = limits[0].show(float(sums.left()[0, conflict[0]]))
             raise SearchError(f"{limits[0]} cannot be met: the least possible is {least}")
         if conflict:
             nearest = [_without(sums, c, conflict) for c in conflict]
