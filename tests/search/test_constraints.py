@@ -241,6 +241,7 @@ def test_the_nearest_is_told_where_the_other_limits_are_met() -> None:
         ({"of": [[1.0, np.nan]] * 2}, "size holds a value that is not finite"),
         ({"of": 2}, "size: there are only 2 objectives"),
         ({"of": lambda _rows: np.zeros(1)}, "size must return"),
+        ({"of": lambda _rows: 1 / 0}, "size failed: ZeroDivisionError"),
         ({"limit": np.inf}, "size must be a finite number"),
     ],
 )
@@ -263,3 +264,17 @@ def test_a_failure_keeps_what_was_done_within_limits() -> None:
         minimize(evaluate, [2] * 4, budget=10, constraints=[size])
     assert caught.value.partial is not None
     assert len(caught.value.partial.costs) == 3
+
+
+def test_a_known_function_that_fails_later_keeps_what_was_done(make_problem: MakeProblem) -> None:
+    """Asked of a pool of assignments, it fails: the design is kept."""
+
+    def size(rows: np.ndarray) -> np.ndarray:
+        if len(rows) > 30:
+            raise RuntimeError("too many")
+        return rows.sum(axis=1).astype(float)
+
+    with pytest.raises(EvaluationError, match="size failed: RuntimeError: too many") as caught:
+        minimize(make_problem([3] * 5), [3] * 5, budget=20, constraints=[Constraint(name="size", of=size, limit=5.0)])
+    assert caught.value.partial is not None
+    assert len(caught.value.partial.costs) == 8

@@ -31,7 +31,11 @@ class KnownQuantity:
         if self._call is None:
             columns = [row[assignments[:, site]] for site, row in enumerate(self.table)]
             return np.asarray(np.sum(columns, axis=0), dtype=np.float64)
-        values = np.asarray(self._call(assignments), dtype=np.float64)
+        try:
+            values = np.asarray(self._call(assignments), dtype=np.float64)
+        except Exception as error:
+            # The caller's code, as the objective is: the evaluations so far must survive it.
+            raise EvaluationError(f"{self._name} failed: {type(error).__name__}: {error}") from error
         if values.shape != (len(assignments),) or not np.isfinite(values).all():
             raise EvaluationError(f"{self._name} must return {len(assignments)} finite costs, one a row")
         return values

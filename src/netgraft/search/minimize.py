@@ -115,7 +115,7 @@ def minimize(
 
 def _of_objectives(limits: Mapping[int, float]) -> list[Constraint]:
     """Limits by index as constraints."""
-    return [Constraint(name=f"limits[{index}]", of=index, limit=limit) for index, limit in limits.items()]
+    return [Constraint(name=f"limits[{index}]", of=int(index), limit=limit) for index, limit in limits.items()]
 
 
 def _result(ledger: Ledger, method: str, stop_reason: str) -> SearchResult:
