@@ -25,7 +25,6 @@ MaxLoss = Annotated[
     float | None,
     typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
 ]
-
 MaxLatency = Annotated[
     float | None, typer.Option("--max-latency-ms", help="Hard limit: the student's predicted latency.")
 ]
