@@ -43,7 +43,7 @@ def build(folder: Path) -> dict[str, Any]:
     from netgraft.evaluate import batch_psnr_db
     from netgraft.nets.blocks import deploy
     from netgraft.stages import Run
-    from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
+    from netgraft.stages.judge import CAPPED_LOSSES, REFERENCE_LOSSES
     from netgraft.store import RunStore
 
     run = Run(RunConfig.model_validate_json((folder / "config.json").read_text()), RunStore(folder))

@@ -34,7 +34,7 @@ from scipy.stats import kendalltau
 
 from netgraft.search import hypervolume, non_dominated
 from netgraft.stages import Run
-from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
+from netgraft.stages.judge import CAPPED_LOSSES, REFERENCE_LOSSES
 
 Array = NDArray[np.float64]
 SLACKS_DB = (0.0, 0.05, 0.1, 0.2, 0.4)

@@ -6,7 +6,9 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,23 +22,24 @@ import torch
 from torch import nn
 
 import netgraft.export
-from netgraft import stages
+from netgraft import cli, stages
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.photos import photos
 from netgraft.devices import FakeDevice, drift_percent, measure_modules
 from netgraft.devices.fake import FakeRunnable
 from netgraft.distill import Distillation
-from netgraft.errors import ConfigError, StoreError
+from netgraft.errors import ConfigError, SearchError, StoreError
 from netgraft.finetune import Finetuning
 from netgraft.imaging import psnr_db, read_image, write_image
 from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.footprint import Footprint
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.pipeline import STAGES, refit
 from netgraft.prefix import PrefixScores
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run
 from netgraft.store import RunStore
-from netgraft.summary import drift_warning, warnings_of
+from netgraft.summary import drift_warning, limit_warnings, warnings_of
 from netgraft.tables import stage_table
 
 torch.set_num_threads(1)
@@ -332,8 +335,7 @@ def test_a_kill_anywhere_changes_nothing(whole: Whole, tmp_path: Path, monkeypat
     assert calls["distill"] == calls["finetune"] == STEPS + 1
     assert calls["measure"] == whole.calls["measure"]
     assert calls["export"] == 2
-    # The teacher's own quality is asked for again by the session that continues the search.
-    assert calls["quality"] == whole.calls["quality"] + 1
+    assert calls["quality"] == whole.calls["quality"]
     killed, left_alone = opened(whole, out), opened(whole, whole.out)
     assert killed.surrogates.losses == left_alone.surrogates.losses
     assert killed.surrogates.errors == left_alone.surrogates.errors
@@ -508,3 +510,158 @@ def test_a_size_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None
     config = parse_config({"size": [64, 80], "teacher": {"path": str(tmp_path / "deep.safetensors")}}, "test")
     with pytest.raises(ConfigError, match=r"\[64, 80\].*multiples of 64"):
         Run(config, RunStore(tmp_path / "run")).sites  # noqa: B018
+
+
+def limited(whole: Whole, root: Path, folder: Path, **limits: float) -> Run:
+    """The finished run's folder, continued with limits."""
+    search = {**whole.config.search.model_dump(mode="json"), **limits}
+    return Run(settings(root, search=search), RunStore(folder))
+
+
+def test_the_student_keeps_to_every_limit_and_the_result_says_so(whole: Whole, root: Path, copied: Path) -> None:
+    """Each limit excludes the teacher; the counts that the search went by are those of the student that is exported."""
+    teacher = whole.figures["teacher"]
+    run = limited(whole, root, copied)
+    limits = {
+        "max_latency_ms": 0.9 * teacher["latency_ms"]["median"],
+        "max_macs": 0.9 * teacher["macs"],
+        "max_params": 0.9 * teacher["params"],
+        "max_size_bytes": 4 * 0.9 * teacher["params"],
+        "min_psnr_db": run.teacher_validation_db - 2.9,
+    }
+    config = limited(whole, root, copied, **limits).config
+    figures = refit(config, copied)
+    student = figures["student"]
+    assert {name: row["limit"] for name, row in student["limits"].items()} == limits
+    for name, count in (("max_macs", "macs"), ("max_params", "params")):
+        row = student["limits"][name]
+        assert row["searched"] == row["delivered"] == student[count] <= limits[name]
+        assert row["met"]
+    assert student["limits"]["max_latency_ms"]["met"]
+    assert student["limits"]["max_latency_ms"]["delivered"] == student["latency_ms"]["median"]
+    assert student["limits"]["min_psnr_db"]["searched"] >= limits["min_psnr_db"]
+    assert student["limits"]["max_size_bytes"]["searched"] <= limits["max_size_bytes"]
+    assert student["limits"]["max_size_bytes"]["delivered"] == student["size_bytes"]
+    again = Run(config, RunStore(copied))
+    for row in again.search.front:
+        taken = Footprint.of(again.student_of(again.name_row(again.search.assignments[row].tolist())), config.size)
+        assert taken.macs <= limits["max_macs"]
+        assert taken.params <= limits["max_params"]
+    assert (again.search.costs[again.search.front] <= [2.9 + 1e-6, limits["max_latency_ms"]]).all()
+    assert "max_latency_ms" in (copied / "report.html").read_text()
+
+
+def test_a_file_that_is_larger_than_its_weights_is_warned_of(whole: Whole, root: Path, copied: Path) -> None:
+    """The limit is on the weights; that the graph makes the file larger must not go unsaid."""
+    least = 4 * whole.figures["student"]["params"]
+    figures = refit(limited(whole, root, copied, max_size_bytes=float(least)).config, copied)
+    row = figures["student"]["limits"]["max_size_bytes"]
+    assert row["searched"] <= least < row["delivered"]
+    assert not row["met"]
+    (warning,) = figures["warnings"]
+    assert warning.startswith(f"max_size_bytes = {least:g} was met in the search")
+    assert warning in json.loads((copied / "result.json").read_text())["warnings"]
+    assert limit_warnings({"max_latency_ms": {"limit": 5.0, "searched": 4.0, "delivered": 6.0, "met": False}})
+
+
+def test_counts_that_no_student_has_are_refused_before_anything_is_trained(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says the least; with that as the limit the run would go on."""
+    calls = counting(monkeypatch)
+    with pytest.raises(SearchError, match=r"^max_macs = 1 cannot be met: the least possible is \d+$") as caught:
+        refit(settings(root, search={"max_macs": 1.0}), tmp_path / "run")
+    assert set(calls) == {"saliency"}
+    least = float(str(caught.value).split()[-1])
+    Run(settings(root, search={"max_macs": least}), RunStore(tmp_path / "run")).check_counts()
+    with pytest.raises(SearchError, match="max_macs"):
+        Run(settings(root, search={"max_macs": least - 1}), RunStore(tmp_path / "run")).check_counts()
+
+
+def test_a_latency_that_no_student_has_is_refused_before_anything_is_evaluated(
+    whole: Whole, root: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastest_ms = whole.figures["ceiling"]["fastest_ms"]
+    calls = counting(monkeypatch)
+    with pytest.raises(SearchError, match=r"max_latency_ms = 0\.001 cannot be met: the least possible is") as caught:
+        limited(whole, root, copied, max_latency_ms=0.001).search  # noqa: B018
+    assert float(str(caught.value).split()[-1]) == pytest.approx(fastest_ms)
+    assert not calls
+
+
+def test_a_quality_that_nothing_has_is_told_with_the_nearest_and_the_evaluations_are_kept(
+    whole: Whole, root: Path, copied: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line: one line, exit code 2; and the nearest, asked for, is met by evaluations that are kept."""
+    (copied / "config.json").write_text(whole.config.model_dump_json())
+    shutil.rmtree(copied / "artifacts" / "search")
+    arguments = ["netgraft", "search", "--out", str(copied)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--min-psnr-db", "90"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    found = re.search(
+        rf"none of {BUDGET} evaluated assignments meets min_psnr_db = 90 \(nearest found ([\d.]+)\)", line
+    )
+    assert found is not None
+    (log,) = (copied / "artifacts" / "search").glob("*.jsonl")
+    assert len([text for text in log.read_text().splitlines() if text]) == BUDGET
+    monkeypatch.setattr(sys, "argv", [*arguments, "--min-psnr-db", found[1], "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["front"]
+
+
+def test_a_baseline_that_misses_the_limits_stops_nothing(whole: Whole, root: Path, copied: Path) -> None:
+    """Of all assignments one has the fewest parameters, which ten random ones do not hit."""
+    table = limited(whole, root, copied, max_params=1e12).limits[0].of
+    assert isinstance(table, list)
+    least = sum(min(row) for row in table)
+    run = limited(whole, root, copied, max_params=float(least))
+    assert len(run.search.front) == 1
+    assert sum(row[i] for row, i in zip(table, run.search.assignments[run.search.front[0]], strict=True)) == least
+    assert len(run.baselines["random"].front) == 0
+    assert len(run.baselines["random"].costs) == BUDGET
+
+
+def test_a_slow_option_that_is_small_stays_where_size_is_limited(whole: Whole, root: Path, copied: Path) -> None:
+    """Where drop is slow, keep is both faster and closer; but it has more parameters."""
+    corrections = {("map", "drop"): 1e6}
+    for limits, stays in (({}, False), ({"max_params": 1e12}, True)):
+        run = limited(whole, root, copied, **limits)
+        run.latency_model = dataclasses.replace(opened(whole, copied).latency_model, corrections=corrections)
+        offered = [
+            "drop" in names
+            for site, names in zip(run.space.sites, run.space.options, strict=True)
+            if site.kind == "block"
+        ]
+        assert set(offered) == {stays}
+
+
+def test_where_nothing_loses_little_enough_the_choice_is_the_least_loss_and_says_so(
+    whole: Whole, root: Path, copied: Path
+) -> None:
+    """The teacher, row 0, exceeds the limit: it is neither the student nor the knee, which is one of the front."""
+    run = limited(whole, root, copied, max_latency_ms=9.0)
+    costs = np.array([[0.0, 10.0], [3.5, 8.0], [4.0, 6.0], [9.0, 5.9]])
+    run.search = dataclasses.replace(
+        opened(whole, copied).search, costs=costs, front=np.array([1, 2, 3]), assignments=np.zeros((4, 4), int)
+    )
+    assert run.chosen == {"knee": 2, "fastest": 3, "fastest_within": 1, "chosen": 1}
+    warning = run.choice_warning
+    assert warning is not None
+    assert "max_latency_ms = 9" in warning
+    assert "max_loss_db = 3" in warning
+    assert "3.500 dB" in warning
+    _, document = stage_table("search", run)
+    assert document["warnings"] == [warning]
+    assert opened(whole, copied).choice_warning is None
+
+
+def test_a_loss_beyond_its_limit_is_beyond_it_when_it_is_capped(whole: Whole, root: Path, copied: Path) -> None:
+    """A PSNR of 1 dB allows losses above what they are capped at otherwise, 18 dB."""
+    assert opened(whole, copied).cap_db == 18.0
+    run = limited(whole, root, copied, min_psnr_db=1.0)
+    assert 18.0 < run.teacher_validation_db - 1.0 < run.cap_db

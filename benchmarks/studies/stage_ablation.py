@@ -35,7 +35,7 @@ from netgraft.data.images import crops_of
 from netgraft.finetune import FinetuneConfig
 from netgraft.search import minimize
 from netgraft.stages import Run
-from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
+from netgraft.stages.judge import CAPPED_LOSSES, REFERENCE_LOSSES
 
 VARIANTS = ("full", "no saliency", "paper's rule", "no distillation", "random", "greedy")
 COLORS = dict(zip(VARIANTS, (TEAL, BLUE, AMBER, PINK, GRAY, VIOLET), strict=True))

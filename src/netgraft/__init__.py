@@ -17,12 +17,13 @@ from netgraft.operators import OPERATORS, Operator
 from netgraft.pipeline import refit
 from netgraft.restore import restore
 from netgraft.saliency import saliency
-from netgraft.search import SearchResult, minimize
+from netgraft.search import Constraint, SearchResult, minimize
 from netgraft.sites import Site, find_sites
 
 __all__ = [
     "OPERATORS",
     "PRESETS",
+    "Constraint",
     "NetgraftError",
     "Operator",
     "RunConfig",

@@ -130,6 +130,16 @@ class SearchConfig(_Strict):
     """The student is the fastest assignment that loses at most this, before it is fine-tuned."""
     choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"
     """Which point of the front becomes the student."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Hard limit of the student: its predicted latency, whole, on the device."""
+    max_macs: float | None = Field(None, gt=0)
+    """Hard limit of the student: its multiply-accumulates, deployed, at the profiled size."""
+    max_params: float | None = Field(None, gt=0)
+    """Hard limit of the student: its parameters, deployed."""
+    max_size_bytes: float | None = Field(None, gt=0)
+    """Hard limit of the student: 4 bytes for each of its parameters and buffers, deployed."""
+    min_psnr_db: float | None = Field(None, gt=0)
+    """Hard limit of the student: its PSNR on the validation crops, before it is fine-tuned."""
 
     @field_validator("method")
     @classmethod

@@ -36,6 +36,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.sites  # where blocks may be replaced
         run.saliency  # how much each is expected to matter
         run.protection  # which of them keep the teacher's block
+        run.check_counts()  # whether its limits can be met at all
         run.surrogates  # a replacement for every operator at every site, trained on the teacher's features
         run.latency_table  # what each of them costs on the device
         run.additivity  # whether block latencies add up to whole networks

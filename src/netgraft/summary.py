@@ -15,8 +15,7 @@ from netgraft.data.images import ImagePair
 from netgraft.devices import DRIFT_PERCENT, Latency
 from netgraft.evaluate import PROTOCOL, Evaluation, eight_bits
 from netgraft.imaging import RgbImage, psnr_db
-from netgraft.nets.blocks import deploy
-from netgraft.nets.macs import count_macs
+from netgraft.nets.footprint import Footprint
 from netgraft.report import (
     AdditivityCheck,
     Crop,
@@ -30,9 +29,11 @@ from netgraft.report import (
 )
 from netgraft.restore import OVERLAP, open_restorer
 from netgraft.search import non_dominated
+from netgraft.search.constraints import ROUNDING
 from netgraft.sites import KEEP
 from netgraft.stages import Run
-from netgraft.stages.search import CAPPED_LOSSES, REFERENCE_LOSSES
+from netgraft.stages.judge import LATENCY, LOSS
+from netgraft.stages.space import COUNTS
 
 SCHEMA = 1
 PACKAGES = ("netgraft", "torch", "onnxruntime", "onnx", "botorch", "numpy")
@@ -56,16 +57,17 @@ def result(run: Run) -> dict[str, Any]:
     modules = {"teacher": run.teacher.module, "student": student_module}
     figures: dict[str, Any] = {"schema": SCHEMA}
     for name, module in modules.items():
-        deployed = deploy(module)
+        taken = Footprint.of(module, run.config.size)
         figures[name] = {
             **_quality(run.evaluations[name]),
             "latency_ms": _latency(run.final_latency[name]),
-            "macs": count_macs(deployed, run.config.size),
-            "params": sum(p.numel() for p in deployed.parameters()),
+            "macs": taken.macs,
+            "params": taken.params,
             "size_bytes": run.exports[name].size_bytes,
             "parity_max_abs": run.exports[name].parity_max_abs,
         }
     figures["student"]["assignment"] = run.assignment
+    figures["student"]["limits"] = limits = _limits(run, figures["student"])
     figures["degraded"] = _quality(run.evaluations["degraded"])
     figures["front"], figures["front_left_out"] = _front(run)
     figures["ceiling"] = dataclasses.asdict(run.ceiling)
@@ -77,11 +79,48 @@ def result(run: Run) -> dict[str, Any]:
         if name not in ("pairs", "corrected_ms")
     }
     figures["drift_percent"] = run.drift_percent
-    figures["warnings"] = warnings_of(figures["device"], run.drift_percent)
+    figures["warnings"] = [
+        *warnings_of(figures["device"], run.drift_percent),
+        *filter(None, [run.choice_warning]),
+        *limit_warnings(limits),
+    ]
     figures["latency_model"] = run.latency_model.as_dict()
     figures["versions"] = versions()
     figures["seconds"] = run.seconds
     return {name: _without_infinities(entry) for name, entry in figures.items()}
+
+
+def _limits(run: Run, student: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The limits that were set: what is allowed, what the search went by, and what is delivered.
+
+    Delivered are the measured latency, the counts and the exported file. The PSNR on the validation crops is that
+    before fine-tuning, both times.
+    """
+    loss_db, latency_ms = run.search.costs[run.chosen["chosen"]][[LOSS, LATENCY]].tolist()
+    taken = Footprint.of(run.finetuned[0], run.config.size)
+    found = {
+        "max_latency_ms": (latency_ms, student["latency_ms"]["median"]),
+        "min_psnr_db": (run.teacher_validation_db - loss_db,) * 2,
+        **{name: (getattr(taken, count), student[count]) for name, count in COUNTS.items()},
+    }
+    rows = {}
+    for limit in run.limits:
+        searched, delivered = found[limit.name]
+        allowed = getattr(run.config.search, limit.name)
+        excess = allowed - delivered if limit.name == "min_psnr_db" else delivered - allowed
+        met = excess <= ROUNDING * allowed
+        rows[limit.name] = {"limit": allowed, "searched": searched, "delivered": delivered, "met": met}
+    return rows
+
+
+def limit_warnings(limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Limits that the search kept to and the student as it is delivered does not."""
+    return [
+        f"{name} = {row['limit']:g} was met in the search ({row['searched']:.6g}), but not by the student as delivered "
+        f"({row['delivered']:.6g}): set a lower limit to leave room."
+        for name, row in limits.items()
+        if not row["met"]
+    ]
 
 
 def warnings_of(device: Mapping[str, Any], drift: Mapping[str, float]) -> list[str]:
@@ -174,7 +213,8 @@ def protocol(run: Run) -> dict[str, Any]:
         },
         "search": {
             "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
-            f"before fine-tuning; more than {_cap_db(run):g} dB counts as that",
+            f"before fine-tuning; more than {run.cap_db:g} dB counts as that",
+            "limits": ", ".join(map(str, run.limits)) or "none",
             "latency": "sum of block medians from the latency table, corrected by "
             f"{run.latency_model.networks} networks measured whole"
             if run.latency_model.corrections
@@ -194,10 +234,6 @@ def protocol(run: Run) -> dict[str, Any]:
         "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
         "seed": config.seed,
     }
-
-
-def _cap_db(run: Run) -> float:
-    return CAPPED_LOSSES * REFERENCE_LOSSES * run.config.search.max_loss_db
 
 
 def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
@@ -233,7 +269,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         images=_images(run),
         crops=_crops(run),
         refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
-        warnings=warnings_of(run.device.description.as_dict(), run.drift_percent),
+        warnings=figures["warnings"],
         ceiling={"macs": run.ceiling.macs, "latency": run.ceiling.latency},
         seconds=run.seconds,
     )

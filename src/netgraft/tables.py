@@ -35,9 +35,13 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     table.add_row("parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
     speed = teacher["latency_ms"]["median"] / student["latency_ms"]["median"]
     table.caption = (
-        f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
-        f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
-    ) + _warnings(figures["warnings"])
+        (
+            f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
+            f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
+        )
+        + _limits(figures["student"]["limits"])
+        + _warnings(figures["warnings"])
+    )
     return table
 
 
@@ -48,6 +52,11 @@ def stage_table(stage: str, run: Run) -> tuple[Table, Any]:
 
 def _warnings(warnings: Sequence[str]) -> str:
     return "".join(f"\n[bold red]{warning}[/]" for warning in warnings)
+
+
+def _limits(limits: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = (f"{name} {row['limit']:g}: {row['delivered']:.6g}" for name, row in limits.items())
+    return f"\nlimits, and the student: {', '.join(rows)}" if limits else ""
 
 
 def _table(*columns: str) -> Table:
@@ -131,8 +140,12 @@ def _search(run: Run) -> tuple[Table, Any]:
                 "latency_ms": float(latency),
             }
         )
-    table.caption = f"{len(run.search.costs)} evaluations; interactions: {run.search.regime}"
-    return table, {"front": rows, "chosen": run.chosen}
+    warnings = list(filter(None, [run.choice_warning]))
+    limits = f"; within {', '.join(map(str, run.limits))}" if run.limits else ""
+    table.caption = f"{len(run.search.costs)} evaluations; interactions: {run.search.regime}{limits}" + _warnings(
+        warnings
+    )
+    return table, {"front": rows, "chosen": run.chosen, "warnings": warnings}
 
 
 def _finetune(run: Run) -> tuple[Table, Any]:

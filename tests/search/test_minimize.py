@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from netgraft.errors import ConfigError, SearchError
-from netgraft.search import METHODS, EvaluationError, hypervolume, minimize, non_dominated
+from netgraft.search import (
+    METHODS,
+    EvaluationError,
+    InfeasibleError,
+    hypervolume,
+    minimize,
+    non_dominated,
+)
 
 OPTIONS = [4] * 5
 QUICK = ("auto", "additive", "nsga2", "random")
@@ -229,7 +236,7 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
     table = [[2.0, 1.5]] * 3
     with pytest.raises(SearchError, match=r"limits\[0\] = 4 cannot be met: the least possible is 4.5"):
         minimize(make_problem([2] * 3), [2] * 3, budget=4, known={0: table}, limits={0: 4.0})
-    with pytest.raises(EvaluationError, match=r"limits\[1\] = -1 \(least found") as caught:
+    with pytest.raises(InfeasibleError, match=r"none of 12 .* limits\[1\] = -1 \(nearest found") as caught:
         minimize(make_problem(OPTIONS), OPTIONS, budget=12, limits={1: -1.0})
     assert caught.value.partial is not None
     assert len(caught.value.partial.costs) == 12
@@ -238,7 +245,7 @@ def test_limits_that_cannot_be_met_say_what_could(make_problem: MakeProblem) -> 
 
 def test_limits_that_cannot_be_met_together_say_what_comes_nearest() -> None:
     """Costs (i, 3 - i) for one site: i = 1 exceeds only the two limits' sum, by 0.5 and 0.5."""
-    with pytest.raises(EvaluationError, match=r"limits\[0\] = 0.5 and limits\[1\] = 1.5 together: .* costs 1 and 2"):
+    with pytest.raises(InfeasibleError, match=r"limits\[0\] = 0.5 and limits\[1\] = 1.5 together: .* has 1 and 2"):
         minimize(lambda rows: np.column_stack([rows, 3.0 - rows]), [4], budget=4, limits={0: 0.5, 1: 1.5})
 
 
@@ -343,6 +350,15 @@ def test_a_first_evaluation_that_fails_has_no_partial_result() -> None:
     assert caught.value.partial is None
 
 
+@pytest.mark.parametrize("method", ["additive", "nsga2", "random"])
+def test_nonsense_keeps_what_was_done_with_every_method(method: str) -> None:
+    with pytest.raises(EvaluationError, match=r"evaluation 3 .*not finite") as caught:
+        minimize(returning([[np.nan, 1.0]]), OPTIONS, budget=10, method=method)  # type: ignore[arg-type]
+    assert caught.value.partial is not None
+    assert len(caught.value.partial.costs) == 2
+    assert caught.value.partial.stop_reason == "error"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -356,6 +372,7 @@ def test_a_first_evaluation_that_fails_has_no_partial_result() -> None:
         ({"known": {1: [[1.0, 2.0]]}}, r"known\[1\] needs one cost for each option"),
         ({"known": {5: lambda rows: np.zeros(len(rows))}}, r"known\[5\]: the objective returns only 2"),
         ({"limits": {2: 1.0}}, "only 2 objectives"),
+        ({"limits": {1: np.nan}}, r"limits\[1\] must be a finite number"),
         ({"initial": ([[0, 0, 9, 0, 0]], [[1.0, 1.0]])}, "option that the space does not have"),
         ({"initial": ([[0, 0, 0, 0, 0]], [[np.nan, 1.0]])}, "finite costs"),
     ],

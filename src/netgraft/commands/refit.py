@@ -25,6 +25,16 @@ MaxLoss = Annotated[
     float | None,
     typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
 ]
+MaxLatency = Annotated[
+    float | None, typer.Option("--max-latency-ms", help="Hard limit: the student's predicted latency.")
+]
+MaxMacs = Annotated[float | None, typer.Option("--max-macs", help="Hard limit: its multiply-accumulates.")]
+MaxParams = Annotated[float | None, typer.Option("--max-params", help="Hard limit: its parameters.")]
+MaxSize = Annotated[float | None, typer.Option("--max-size-bytes", help="Hard limit: 4 bytes for each of its weights.")]
+MinPsnr = Annotated[
+    float | None,
+    typer.Option("--min-psnr-db", help="Hard limit: its PSNR on the validation crops before fine-tuning."),
+]
 
 
 def run(
@@ -33,13 +43,29 @@ def run(
     preset: Preset = None,
     teacher: TeacherFile = None,
     max_loss_db: MaxLoss = None,
+    max_latency_ms: MaxLatency = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    max_size_bytes: MaxSize = None,
+    min_psnr_db: MinPsnr = None,
     as_json: Json = False,
 ) -> None:
     """Refit a network: every stage, from the checkpoint to the exported student and its report."""
     from netgraft.pipeline import refit
     from netgraft.tables import result_table
 
-    chosen = _config(out, config, preset, teacher, max_loss_db)
+    chosen = _config(
+        out,
+        config,
+        preset,
+        teacher,
+        max_loss_db=max_loss_db,
+        max_latency_ms=max_latency_ms,
+        max_macs=max_macs,
+        max_params=max_params,
+        max_size_bytes=max_size_bytes,
+        min_psnr_db=min_psnr_db,
+    )
     with progress_bars() as progress:
         figures = refit(chosen, out, progress)
     out_console.print(result_table(figures))
@@ -56,13 +82,29 @@ def stage_command(name: str) -> Callable[..., None]:
         preset: Preset = None,
         teacher: TeacherFile = None,
         max_loss_db: MaxLoss = None,
+        max_latency_ms: MaxLatency = None,
+        max_macs: MaxMacs = None,
+        max_params: MaxParams = None,
+        max_size_bytes: MaxSize = None,
+        min_psnr_db: MinPsnr = None,
         as_json: Json = False,
     ) -> None:
         from netgraft.pipeline import STAGES
         from netgraft.stages import Run
         from netgraft.tables import stage_table
 
-        chosen = _config(out, config, preset, teacher, max_loss_db)
+        chosen = _config(
+            out,
+            config,
+            preset,
+            teacher,
+            max_loss_db=max_loss_db,
+            max_latency_ms=max_latency_ms,
+            max_macs=max_macs,
+            max_params=max_params,
+            max_size_bytes=max_size_bytes,
+            min_psnr_db=min_psnr_db,
+        )
         store = RunStore(out)
         with progress_bars() as progress, store.lock():
             this = Run(chosen, store, progress)
@@ -76,9 +118,12 @@ def stage_command(name: str) -> Callable[..., None]:
 
 
 def _config(
-    out: Path, path: Path | None, preset: str | None, teacher: Path | None, max_loss_db: float | None
+    out: Path, path: Path | None, preset: str | None, teacher: Path | None, **search: float | None
 ) -> RunConfig:
-    """The config of a run folder: from the arguments, or the one that the folder was begun with."""
+    """The config of a run folder: from the arguments, or the one that the folder was begun with.
+
+    search: settings of the search by name; those that are None stay as they are.
+    """
     stored = out / "config.json"
     if path is not None and preset is not None:
         raise ConfigError('name a config or a --preset, not both; a config can begin with preset = "NAME"')
@@ -96,8 +141,7 @@ def _config(
     values = config.model_dump(mode="json")
     if teacher is not None:
         values["teacher"]["path"] = str(teacher)
-    if max_loss_db is not None:
-        values["search"]["max_loss_db"] = max_loss_db
+    values["search"] |= {name: value for name, value in search.items() if value is not None}
     config = parse_config(values, "netgraft")
     RunStore(out)
     write_atomically(stored, json.dumps(config.model_dump(mode="json"), indent=1).encode())

@@ -45,7 +45,24 @@ def comparison(data: ReportData) -> str:
         if any(cell != ABSENT for cell in cells):
             rows.append([label, *cells])
     lead = "The student's column is what you would deploy, the teacher's is what it is measured against."
-    return section("numbers", "Numbers", lead, table(["", *(name for name, _ in columns)], rows))
+    compared = table(["", *(name for name, _ in columns)], rows)
+    return section("numbers", "Numbers", lead, compared, _limits(data.result.get("student") or {}))
+
+
+def _limits(student: Mapping[str, Any]) -> str:
+    """The limits that were set, and whether the student meets them."""
+    limits: Mapping[str, Mapping[str, Any]] = student.get("limits") or {}
+    if not limits:
+        return ""
+    rows = [
+        [
+            f"<code>{escape(name)}</code>",
+            *(f"{row[figure]:.6g}" for figure in ("limit", "searched", "delivered")),
+            "yes" if row["met"] else "<b>no</b>",
+        ]
+        for name, row in limits.items()
+    ]
+    return table(["limit", "allowed", "in the search", "delivered", "met"], rows)
 
 
 def _latency(values: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import block_diag, solve_triangular
 from scipy.stats import kendalltau
 
 from netgraft.search.improvement import boxes_below, expected_improvement
 from netgraft.search.objective import Ledger
 from netgraft.search.pareto import non_dominated
 from netgraft.search.space import BoolArray, FloatArray, IntArray, Space
+from netgraft.search.sums import Sums
 
 SWAP_SHARE = 0.75
 """Single swaps are evaluated when they take at most this share of the budget; else a smaller design is."""
@@ -137,25 +138,37 @@ def with_known(model: AdditiveModel, ledger: Ledger) -> AdditiveModel:
     return AdditiveModel(intercept, tuple(effects))
 
 
-def exact_front(model: AdditiveModel, limit: int = 2000) -> IntArray:
+def exact_front(model: AdditiveModel, limit: int = 2000, sums: Sums | None = None) -> IntArray:
     """Assignments of the additive model's Pareto front: (k, S), one a distinct cost vector, by first cost.
 
+    sums: limits that are kept, too; only where they cannot all be met are they ignored.
+
     Exact while no partial front exceeds ``limit`` points. A larger one is thinned: its range is cut into
-    equal buckets along all objectives but the last and one point of each is kept, which bounds the time.
+    equal buckets along all objectives but the last and one point of each is kept, which bounds the time. With several
+    sums it is nearly exact: of partial assignments with equal costs one that takes little of all sums is kept.
     """
     objectives = len(model.intercept)
-    costs = np.zeros((1, objectives))
+    sums = sums or Sums(tuple(np.zeros((len(effect), 0)) for effect in model.effects), np.zeros(0))
+    left = sums.left()
+    # What a partial assignment takes of the sums counts like one more objective.
+    shares = 1.0 / np.maximum(sums.bounds - left[0], 1e-12)
+    weigh = block_diag(np.eye(objectives), np.tile(shares[:, None], min(1, len(shares))))
+    steps = [np.concatenate(pair, axis=1) for pair in zip(model.effects, sums.tables, strict=True)]
+    costs = np.zeros((1, objectives + len(sums.bounds)))
     chosen = np.zeros((1, 0), dtype=np.int64)
-    for effect in model.effects:
-        options = len(effect)
-        costs = (costs[:, None, :] + effect[None, :, :]).reshape(-1, objectives)
+    for step, least in zip(steps, left[1:], strict=True):
+        options = len(step)
+        costs = (costs[:, None, :] + step[None, :, :]).reshape(-1, costs.shape[1])
         parent, option = np.divmod(np.arange(len(costs)), options)
-        keep = np.flatnonzero(non_dominated(costs))
-        keep = keep[np.unique(costs[keep], axis=0, return_index=True)[1]]
-        keep = keep[_thin(costs[keep], limit)]
+        keep = np.flatnonzero((costs[:, objectives:] + least <= sums.bounds).all(axis=1))
+        keep = keep if len(keep) else np.arange(len(costs))
+        weighed = costs @ weigh
+        keep = keep[non_dominated(weighed[keep])]
+        keep = keep[np.unique(weighed[keep], axis=0, return_index=True)[1]]
+        keep = keep[_thin(weighed[keep], limit)]
         costs = costs[keep]
         chosen = np.column_stack([chosen[parent[keep]], option[keep]])
-    return chosen.astype(np.int64)
+    return chosen[non_dominated(costs[:, :objectives])].astype(np.int64)
 
 
 def _thin(front: FloatArray, limit: int) -> IntArray:
@@ -201,13 +214,14 @@ def search_additive(ledger: Ledger, rng: np.random.Generator, _tolerance: float)
         ledger.ask(np.concatenate([space.teacher(), rows]))
     while ledger.remaining:
         model = with_known(fit(space, ledger.assignments, ledger.costs), ledger)
-        front = ledger.unseen(exact_front(model))
+        front = ledger.unseen(exact_front(model, sums=ledger.constraints.sums_aside))
         if not len(front):
             # The model's front is spent: go on to what it thinks comes next, then to anything.
             front = ledger.unseen(space.neighbors(ledger.assignments[ledger.front()]))
         if not len(front):
             front = ledger.unseen(space.random(rng, 64))
         if len(front):
-            order = spread_order(model.predict(front), ledger.costs, ledger.reference(), ledger.remaining)
+            front = ledger.preferred(front)
+            order = spread_order(model.predict(front), ledger.counted(), ledger.reference(), ledger.remaining)
             ledger.ask(front[order])
     return False

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from netgraft.search.objective import Ledger
-from netgraft.search.space import IntArray, Space
+from netgraft.search.space import IntArray
 
 POPULATION = 20
 """Of NSGA-II, at most a quarter of the budget: small, since budgets are."""
@@ -32,7 +32,7 @@ def search_nsga2(ledger: Ledger, rng: np.random.Generator, _tolerance: float) ->
     size = max(2, min(POPULATION, ledger.budget // 4))
     population = np.concatenate([space.teacher(), space.random(rng, size - 1)])
     ledger.ask(population)
-    algorithm = _nsga2(space, population, ledger.costs.shape[1], seed=int(rng.integers(2**31)))
+    algorithm = _nsga2(ledger, population, seed=int(rng.integers(2**31)))
     idle = 0
     while ledger.remaining:
         before = ledger.remaining
@@ -41,7 +41,9 @@ def search_nsga2(ledger: Ledger, rng: np.random.Generator, _tolerance: float) ->
         ledger.ask(rows)
         if not ledger.remaining:
             break
-        offspring.set("F", ledger.recall(rows))
+        costs = ledger.recall(rows)
+        offspring.set("F", costs)
+        offspring.set("G", ledger.violations(rows, costs))
         algorithm.tell(infills=offspring)
         idle = idle + 1 if ledger.remaining == before else 0
         if idle >= IDLE_GENERATIONS:
@@ -49,8 +51,9 @@ def search_nsga2(ledger: Ledger, rng: np.random.Generator, _tolerance: float) ->
     return False
 
 
-def _nsga2(space: Space, population: IntArray, objectives: int, seed: int) -> Any:
-    """pymoo's algorithm, set up to be asked and told."""
+def _nsga2(ledger: Ledger, population: IntArray, seed: int) -> Any:
+    """pymoo's algorithm, set up to be asked and told; limits are its inequality constraints."""
+    space, objectives, limits = ledger.space, ledger.costs.shape[1], len(ledger.constraints.limits)
     # pymoo takes a second to import, and only this method needs it.
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.mutation import Mutation
@@ -66,7 +69,12 @@ def _nsga2(space: Space, population: IntArray, objectives: int, seed: int) -> An
             return np.where(change, fresh, X)
 
     problem = Problem(  # type: ignore[abstract, no-untyped-call]  # asked and told: it evaluates nothing
-        n_var=space.sites, n_obj=objectives, xl=0, xu=np.asarray(space.cardinalities) - 1, vtype=int
+        n_var=space.sites,
+        n_obj=objectives,
+        n_ieq_constr=limits,
+        xl=0,
+        xu=np.asarray(space.cardinalities) - 1,
+        vtype=int,
     )
     algorithm = NSGA2(  # type: ignore[no-untyped-call]
         pop_size=len(population),

@@ -36,6 +36,7 @@ def search_bayes(ledger: Ledger, rng: np.random.Generator, _tolerance: float) ->
         near = near[rng.permutation(len(near))[:NEIGHBORS]]
         pool = ledger.unseen(distinct(np.concatenate([near, space.random(rng, RANDOM_POINTS)])))
         if len(pool):
+            pool = ledger.preferred(pool)
             values = _acquisition(ledger, pool, int(rng.integers(2**31)))
             ledger.ask(pool[np.argmax(values)][None])
     return False
@@ -56,7 +57,8 @@ def _acquisition(ledger: Ledger, pool: IntArray, seed: int) -> FloatArray:
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
             model=_model(x, y, ledger),
             ref_point=-torch.from_numpy(ledger.reference()),
-            X_baseline=x,
+            # What a known limit forbids leaves its share of the volume to be won.
+            X_baseline=torch.from_numpy(ledger.preferred(ledger.assignments)).double(),
             sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed),
             prune_baseline=True,
         )

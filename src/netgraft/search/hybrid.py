@@ -83,10 +83,11 @@ class _Judge:
         return _Pool(np.concatenate([pool.rows, rows]), np.concatenate([pool.gain, gain]))
 
     def _gain(self, rows: IntArray) -> FloatArray:
-        """EHVI of rows (p, S); where it is 0 because limits are exceeded, minus the predicted excess."""
+        """EHVI of rows (p, S); where a limit leaves none, minus the predicted excess."""
         mean, sd = self.predict(rows)
         gain = expected_improvement(mean, sd, self.boxes)
-        return np.where(gain > 0, gain, -self.ledger.excess(mean))
+        excess = np.maximum(self.ledger.violations(rows, mean), 0.0).sum(axis=1)
+        return np.where((gain > 0) & self.ledger.constraints.allowed(rows), gain, -excess)
 
 
 def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> bool:
@@ -116,7 +117,7 @@ def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
     model = guessed(ledger)
     rows = ledger.space.teacher()
     if model is not None:
-        rows = exact_front(model, FRONT_LIMIT)
+        rows = exact_front(model, FRONT_LIMIT, ledger.constraints.sums_aside)
         costs = model.predict(rows)
         rows = rows[spread_order(costs, ledger.costs, ledger.reference(costs), wanted)]
     return np.concatenate([rows, ledger.space.latin(rng, wanted - len(ledger.unseen(rows)))])
@@ -125,7 +126,9 @@ def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
 def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArray, float]:
     """The next assignment (1, S) and its EHVI."""
     space = ledger.space
-    judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps), ledger.reference()))
+    # What a known limit forbids must not take room from what it allows.
+    allowed = ledger.constraints.allowed(ledger.assignments)
+    judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps)[allowed], ledger.reference()))
     pool = judge.extend(None, space.everything()) if space.size <= SMALL else _grow(judge, rng)
     top = float(pool.gain.max())
     best = np.flatnonzero(pool.gain == top)
@@ -149,7 +152,7 @@ def _grow(judge: _Judge, rng: np.random.Generator) -> _Pool:
     """A pool grown toward high EHVI: generations of offspring, then a local search from the best."""
     ledger = judge.ledger
     front = ledger.assignments[ledger.front()]
-    additive = exact_front(with_known(judge.gps.additive(), ledger), FRONT_LIMIT)
+    additive = exact_front(with_known(judge.gps.additive(), ledger), FRONT_LIMIT, ledger.constraints.sums_aside)
     pool = judge.extend(None, np.concatenate([additive, ledger.space.random(rng, OFFSPRING)]))
     while not len(pool.rows):
         pool = judge.extend(None, ledger.space.random(rng, OFFSPRING))

@@ -13,8 +13,10 @@ from netgraft.names import lookup
 from netgraft.search.additive import regime_of, search_additive, tau_history
 from netgraft.search.baselines import search_nsga2, search_random
 from netgraft.search.bayes import search_bayes
+from netgraft.search.constraints import Constraint
 from netgraft.search.hybrid import search_auto
-from netgraft.search.objective import Evaluate, Known, Ledger, OnEvaluation
+from netgraft.search.known import Known
+from netgraft.search.objective import Evaluate, Ledger, OnEvaluation
 from netgraft.search.pareto import hypervolume_trace
 from netgraft.search.result import EvaluationError, SearchResult
 from netgraft.search.space import Space
@@ -46,6 +48,7 @@ def minimize(
     known: Mapping[int, Known] | None = None,
     guess: Mapping[int, Sequence[ArrayLike]] | None = None,
     limits: Mapping[int, float] | None = None,
+    constraints: Sequence[Constraint] = (),
     initial: tuple[ArrayLike, ArrayLike] | None = None,
     tolerance: float = 1e-5,
     on_evaluation: OnEvaluation | None = None,
@@ -69,7 +72,9 @@ def minimize(
         add up. With a guess for every objective that is not known, "auto" starts from the front that it implies,
         and in any case from its notion of which sites matter. A bad guess costs the first evaluations.
     limits: the most that an objective may cost, by index: a constraint. What exceeds it is not on the front
-        and adds no hypervolume, and the search looks for what does not.
+        and adds no hypervolume, and the search looks for what does not ("random" alone does not look).
+    constraints: the same by name, also for quantities that are no objectives but known. Limits on known sums over
+        sites are checked together before anything is evaluated.
     initial: (n, S) assignments and (n, M) costs of an earlier run. Where the search asks for one of them it
         is not evaluated again; with the same seed and arguments a run that was killed so continues as if it
         had not been, because it makes the same proposals.
@@ -79,8 +84,10 @@ def minimize(
 
     Raises:
         ConfigError: there is no such method.
-        SearchError: an argument is wrong, or no assignment can meet, or was found to meet, the limits.
+        SearchError: an argument is wrong, or no assignment can meet the limits on known sums; the message says which
+            of them, and the nearest that can be met.
         EvaluationError: ``evaluate`` raised or returned nonsense; ``partial`` keeps the evaluations so far.
+        InfeasibleError: the budget is spent and nothing was found that meets the limits; the same, with ``partial``.
     """
     fill = lookup("search method", method, METHODS)
     space = Space.of(options)
@@ -91,7 +98,7 @@ def minimize(
         known=known,
         guess=guess,
         reference_point=reference_point,
-        limits=limits,
+        limits=[*_of_objectives(limits or {}), *constraints],
         initial=initial,
         on_evaluation=on_evaluation,
     )
@@ -111,6 +118,11 @@ def minimize(
     return result
 
 
+def _of_objectives(limits: Mapping[int, float]) -> list[Constraint]:
+    """Limits by index as constraints."""
+    return [Constraint(name=f"limits[{index}]", of=int(index), limit=limit) for index, limit in limits.items()]
+
+
 def _result(ledger: Ledger, method: str, stop_reason: str) -> SearchResult:
     """What the ledger holds."""
     history = tau_history(ledger.space, ledger.assignments, ledger.costs)
@@ -119,7 +131,7 @@ def _result(ledger: Ledger, method: str, stop_reason: str) -> SearchResult:
         assignments=ledger.assignments,
         costs=ledger.costs,
         front=ledger.front(),
-        hypervolume=hypervolume_trace(ledger.costs, reference),
+        hypervolume=hypervolume_trace(ledger.counted(), reference),
         reference_point=reference,
         method=method,
         additive_tau=history[-1],

@@ -8,56 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from netgraft.errors import SearchError
+from netgraft.search.constraints import Constraint, Constraints
+from netgraft.search.known import Known, KnownQuantity
 from netgraft.search.pareto import hypervolume, non_dominated
 from netgraft.search.result import EvaluationError
-from netgraft.search.space import BoolArray, FloatArray, IntArray, Space, Table, distinct, row_keys
+from netgraft.search.space import BoolArray, FloatArray, IntArray, Space, distinct, row_keys
 
 Evaluate = Callable[[IntArray], ArrayLike]
 """(n, S) option indices -> (n, M) costs, minimized."""
-Known = Sequence[ArrayLike] | Callable[[IntArray], ArrayLike]
-"""An objective that costs nothing: S lists of one cost an option, which add up, or (n, S) -> (n,)."""
 OnEvaluation = Callable[[int, IntArray, FloatArray], None]
 """Called with (evaluations so far, assignment (S,), costs (M,)) after each new evaluation."""
-
-
-class KnownObjective:
-    """An objective whose value at any assignment is known exactly and for nothing."""
-
-    def __init__(self, space: Space, index: int, source: Known) -> None:
-        self._index = index
-        self._call = source if callable(source) else None
-        self.additive = self._call is None
-        """Whether ``table`` is the objective itself, and not only its single swaps."""
-        self.table = _checked("known", space, index, source) if not callable(source) else self._swapped(space)
-        """S arrays (K_s,), one cost an option; exact for the teacher and its single swaps."""
-
-    def __call__(self, assignments: IntArray) -> FloatArray:
-        """Costs of ``assignments`` (n, S): (n,)."""
-        if self._call is None:
-            columns = [row[assignments[:, site]] for site, row in enumerate(self.table)]
-            return np.asarray(np.sum(columns, axis=0), dtype=np.float64)
-        values = np.asarray(self._call(assignments), dtype=np.float64)
-        if values.shape != (len(assignments),) or not np.isfinite(values).all():
-            raise EvaluationError(f"known[{self._index}] must return {len(assignments)} finite costs, one a row")
-        return values
-
-    def _swapped(self, space: Space) -> Table:
-        """The table of the single swaps of an objective that is known as a function."""
-        values = self(np.concatenate([space.teacher(), space.single_swaps()]))
-        # Single swaps come site by site, options 1 to K - 1: see Space.neighbors.
-        changes = np.split(values[1:] - values[0], np.cumsum(np.asarray(space.cardinalities) - 1)[:-1])
-        share = values[0] / space.sites
-        return tuple(share + np.concatenate([[0.0], change]) for change in changes)
-
-
-def _checked(name: str, space: Space, index: int, source: Sequence[ArrayLike]) -> Table:
-    """A table of the caller's."""
-    table = tuple(np.asarray(row, dtype=np.float64) for row in source)
-    if tuple(row.shape for row in table) != tuple((k,) for k in space.cardinalities):
-        raise SearchError(f"{name}[{index}] needs one cost for each option of each of {space.sites} sites")
-    if not all(np.isfinite(row).all() for row in table):
-        raise SearchError(f"{name}[{index}] holds a value that is not finite")
-    return table
 
 
 class Ledger:
@@ -72,7 +32,7 @@ class Ledger:
         known: Mapping[int, Known] | None = None,
         guess: Mapping[int, Sequence[ArrayLike]] | None = None,
         reference_point: ArrayLike | None = None,
-        limits: Mapping[int, float] | None = None,
+        limits: Sequence[Constraint] = (),
         initial: tuple[ArrayLike, ArrayLike] | None = None,
         on_evaluation: OnEvaluation | None = None,
     ) -> None:
@@ -81,14 +41,19 @@ class Ledger:
         self.space = space
         self.budget = min(int(budget), space.size)
         """Evaluations that may be made in all."""
-        self.known = {index: KnownObjective(space, index, source) for index, source in (known or {}).items()}
+        self.known = {index: KnownQuantity(space, f"known[{index}]", source) for index, source in (known or {}).items()}
         """Objectives that need no evaluation, by index."""
-        self.guess = {index: _checked("guess", space, index, table) for index, table in (guess or {}).items()}
+        self.guess = {
+            index: KnownQuantity(space, f"guess[{index}]", table).table for index, table in (guess or {}).items()
+        }
         """What is expected of objectives that must be evaluated, by index."""
         self.assignments = np.zeros((0, space.sites), dtype=np.int64)
         """(n, S) evaluated so far."""
         self.costs = np.zeros((0, 0))
         """(n, M) their costs."""
+        self.constraints = Constraints(space, limits, self.known)
+        """The limits."""
+        self._limited = np.zeros((0, len(limits)))
         self._evaluate = evaluate
         self._on_evaluation = on_evaluation
         self._keys: set[bytes] = set()
@@ -96,8 +61,6 @@ class Ledger:
         self._given = None if reference_point is None else np.asarray(reference_point, dtype=np.float64)
         if self._given is not None and (self._given.ndim != 1 or not np.isfinite(self._given).all()):
             raise SearchError("reference_point must be M finite numbers")
-        self._limits = dict(limits or {})
-        self._check_limits()
 
     @property
     def remaining(self) -> int:
@@ -123,6 +86,7 @@ class Ledger:
                 self.costs = np.zeros((0, len(costs)))
             self.assignments = np.concatenate([self.assignments, row[None]])
             self.costs = np.concatenate([self.costs, costs[None]])
+            self._limited = np.concatenate([self._limited, self.constraints.values(row[None], costs[None])])
             self._keys.add(row.tobytes())
             if self._on_evaluation and row.tobytes() not in self._earlier:
                 self._on_evaluation(len(self.assignments), row.copy(), costs.copy())
@@ -163,17 +127,21 @@ class Ledger:
 
     def feasible(self) -> BoolArray:
         """Which evaluations satisfy the limits: (n,)."""
-        inside = np.ones(len(self.costs), dtype=np.bool_)
-        for index, limit in self._limits.items():
-            inside &= self.costs[:, index] <= limit
-        return inside
+        return np.asarray((self._limited <= self.constraints.bounds).all(axis=1))
 
-    def excess(self, costs: FloatArray) -> FloatArray:
-        """How far ``costs`` (n, M) are beyond the limits, summed, in ranges of the evaluations: (n,), 0 within."""
-        total = np.zeros(len(costs))
-        for index, limit in self._limits.items():
-            total += np.maximum(costs[:, index] - limit, 0.0) / (float(np.ptp(self.costs[:, index])) or 1.0)
-        return total
+    def preferred(self, assignments: IntArray) -> IntArray:
+        """Those of the rows (n, S) that satisfy the limits on what is known; all, where none does."""
+        allowed = self.constraints.allowed(assignments)
+        return assignments[allowed] if allowed.any() else assignments
+
+    def violations(self, assignments: IntArray, costs: FloatArray) -> FloatArray:
+        """How far assignments (n, S) with costs (n, M) are beyond each limit, in ranges of the evaluations: (n, C)."""
+        values = self.constraints.values(assignments, costs)
+        return self.constraints.violations(values, np.ptp(self._limited, axis=0))
+
+    def counted(self) -> FloatArray:
+        """(n, M) costs of the evaluations; those that exceed a limit are infinite, and so add no hypervolume."""
+        return np.where(self.feasible()[:, None], self.costs, np.inf)
 
     def front(self) -> IntArray:
         """Rows on the front of the feasible evaluations, by their first cost: (k,)."""
@@ -183,7 +151,7 @@ class Ledger:
 
     def volume(self) -> float:
         """Hypervolume of the evaluations so far."""
-        return hypervolume(self.costs, self.reference())
+        return hypervolume(self.counted(), self.reference())
 
     def reference(self, costs: FloatArray | None = None) -> FloatArray:
         """(M,) the caller's reference point; else, for each objective, the worst of ``costs`` (n, M), by default the
@@ -196,52 +164,24 @@ class Ledger:
             point = worst + 0.1 * np.where(spread > 0, spread, np.maximum(np.abs(worst), 1.0))
         else:
             point = self._given.copy()
-        for index, limit in self._limits.items():
-            # A cost equal to its limit is allowed, but would add no volume below a point at the limit itself.
-            point[index] = min(point[index], np.nextafter(limit, np.inf))
+        for limit in self.constraints.limits:
+            if isinstance(limit.of, int):
+                # A cost equal to its limit is allowed, but would add no volume below a point at the limit itself.
+                point[limit.of] = min(point[limit.of], np.nextafter(limit.bound, np.inf))
         return np.asarray(point)
 
     def check_feasible(self) -> None:
-        """Raise EvaluationError where no evaluation satisfies the limits."""
-        if self.feasible().any():
-            return
-        limits = np.array(list(self._limits.values()))
-        costs = self.costs[:, list(self._limits)]
-        named = [f"limits[{index}] = {limit:g}" for index, limit in self._limits.items()]
-        unmet = [
-            f"{name} (least found {least:g})"
-            for name, least, limit in zip(named, costs.min(axis=0), limits, strict=True)
-            if least > limit
-        ]
-        if unmet:
-            raise EvaluationError(f"no evaluated assignment meets all limits: {', '.join(unmet)}")
-        # Each can be met, but not together.
-        nearest = costs[np.argmin(self.excess(self.costs))]
-        raise EvaluationError(
-            f"no evaluated assignment meets {' and '.join(named)} together: the nearest costs "
-            + " and ".join(f"{cost:g}" for cost in nearest)
-        )
+        """Raise InfeasibleError where no evaluation satisfies the limits."""
+        self.constraints.check_met(self._limited)
 
     def _check_objectives(self, objectives: int) -> None:
         """Whether the caller's arguments fit M objectives, once M is known."""
         if self._given is not None and len(self._given) != objectives:
             raise EvaluationError(f"reference_point has {len(self._given)} numbers for {objectives} objectives")
-        for index in self._limits:
-            if not 0 <= index < objectives:
-                raise EvaluationError(f"limits[{index}]: there are only {objectives} objectives")
         for index in self.guess:
             if not 0 <= index < objectives:
                 raise EvaluationError(f"guess[{index}]: there are only {objectives} objectives")
-
-    def _check_limits(self) -> None:
-        """Limits that no assignment meets, where the objective is a known sum."""
-        for index, limit in self._limits.items():
-            objective = self.known.get(index)
-            if objective is None or not objective.additive:
-                continue
-            best = sum(float(row.min()) for row in objective.table)
-            if best > limit:
-                raise SearchError(f"limits[{index}] = {limit:g} cannot be met: the least possible is {best:g}")
+        self.constraints.check_objectives(objectives)
 
 
 def _earlier(space: Space, initial: tuple[ArrayLike, ArrayLike] | None) -> dict[bytes, FloatArray]:

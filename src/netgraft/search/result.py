@@ -46,3 +46,7 @@ class EvaluationError(SearchError):
 
     partial: SearchResult | None = None
     """The search so far; None when no evaluation succeeded."""
+
+
+class InfeasibleError(EvaluationError):
+    """No evaluated assignment meets the limits; ``partial`` holds all of them, its front is empty."""

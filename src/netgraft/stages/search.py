@@ -10,49 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from netgraft.data.images import crops_of
 from netgraft.errors import StoreError
-from netgraft.prefix import PrefixScores
-from netgraft.search import EvaluationError, SearchResult, knee, minimize
-from netgraft.search.objective import Known
+from netgraft.search import EvaluationError, InfeasibleError, SearchResult, knee, minimize
+from netgraft.search.known import Known
 from netgraft.sites import KEEP
-from netgraft.stages.space import SpaceStages
+from netgraft.stages.judge import CAPPED_LOSSES, LATENCY, LOSS, JudgeStages
 from netgraft.store import digest
 
-REFERENCE_LOSSES = 3
-"""Quality loss of the hypervolume's reference point, in units of the loss that the user allows."""
-CAPPED_LOSSES = 2
-"""Losses of more than this many times the reference point's count as just that."""
 
-
-class SearchStages(SpaceStages):
+class SearchStages(JudgeStages):
     """Searches the space, and chooses the assignment that becomes the student."""
-
-    @cached_property
-    def validation(self) -> tuple[Tensor, Tensor]:
-        """The crops that the search judges by."""
-        return crops_of(self.config.data, "validation", count=self.config.search.crops, size=self.config.size)
-
-    @cached_property
-    def scores(self) -> PrefixScores:
-        """What judges assignments; it remembers features over all searches."""
-        degraded, clean = self.validation
-        return PrefixScores(
-            self.teacher.module,
-            [site.path for site in self.sites],
-            self.surrogates.modules,
-            degraded=degraded,
-            clean=clean,
-            calibration=self.calibration,
-            max_bytes=self.config.search.cache_mib << 20,
-        )
-
-    @cached_property
-    def teacher_validation_db(self) -> float:
-        """The teacher's PSNR on the validation crops."""
-        return self.scores.psnr_db({})
 
     @cached_property
     def search(self) -> SearchResult:
@@ -64,20 +32,32 @@ class SearchStages(SpaceStages):
     def baselines(self) -> dict[str, SearchResult]:
         """The same search by other methods, for comparison."""
         with self._timed("baselines"):
-            found = {method: self.search_with(method) for method in self.config.search.baselines}
+            found = {method: self._baseline(method) for method in self.config.search.baselines}
         # Nothing is searched any more: what was kept for it makes room.
         vars(self).pop("scores", None)
         return found
 
+    def _baseline(self, method: str) -> SearchResult:
+        """The search by a method that may fail to meet the limits: that, too, compares."""
+        try:
+            return self.search_with(method)
+        except InfeasibleError as error:
+            if error.partial is None:
+                raise
+            return error.partial
+
     def search_with(self, method: str) -> SearchResult:
-        """The search by one method; every evaluation is kept as soon as it is known."""
+        """The search by one method; every evaluation is kept as soon as it is known.
+
+        Raises:
+            SearchError: the limits cannot be met, or were not; the message says which.
+        """
         options = {site.path: names for site, names in zip(self.space.sites, self.space.options, strict=True)}
-        reference_db = REFERENCE_LOSSES * self.config.search.max_loss_db
         problem = {
             "options": [len(names) for names in options.values()],
             "budget": self.config.search.budget,
             "method": method,
-            "reference_point": (reference_db, float(self.latency_model.predict_ms([{}])[0])),
+            "reference_point": (self.reference_db, float(self.latency_model.predict_ms([{}])[0])),
             "seed": self.config.seed,
         }
         # The proposals take longer than everything else that a finished run does again.
@@ -87,26 +67,27 @@ class SearchStages(SpaceStages):
             "table": self.latency_table.to_json(),
             "latencies": self.latency_model.as_dict(),
             "problem": problem,
+            "limits": {limit.name: (limit.limit, limit.of) for limit in self.limits},
         }
         known = self.latency_model.known(options)
         return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem, known)))
 
     def _search_anew(self, problem: dict[str, Any], latency_ms: Known) -> dict[str, Any]:
         log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
-        # A network that diverged, at tens of dB, must not set the scale that the model learns on.
-        cap_db = CAPPED_LOSSES * problem["reference_point"][0]
 
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            return np.array([[min(self._quality_loss_db(row, log), cap_db), np.nan] for row in rows.tolist()])
+            return np.array([[min(self._quality_loss_db(row, log), self.cap_db), np.nan] for row in rows.tolist()])
 
         def report(done: int, *_: object) -> None:
             self.progress(f"search {problem['method']}", done, problem["budget"])
 
         try:
-            return _result_row(minimize(costs, **problem, known={1: latency_ms}, on_evaluation=report))
+            known = {LATENCY: latency_ms}
+            found = minimize(costs, **problem, known=known, constraints=self.limits, on_evaluation=report)
         except EvaluationError as error:
             # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
             raise error.__cause__ or error from None
+        return _result_row(found)
 
     def _search_key(self) -> dict[str, Any]:
         return {
@@ -127,15 +108,28 @@ class SearchStages(SpaceStages):
     def chosen(self) -> dict[str, int]:
         """Rows of the search: the ``knee``, the ``fastest`` of the front, and the one that becomes the student."""
         costs, front = self.search.costs, self.search.front
-        fastest = int(front[np.argmin(costs[front, 1])])
-        within = front[costs[front, 0] <= self.config.search.max_loss_db]
-        # The teacher loses nothing, so that there is always one within the limit.
+        within = front[costs[front, LOSS] <= self.config.search.max_loss_db]
+        # The teacher loses nothing; but where it exceeds a limit, the least loss may be more than is allowed.
+        within = within if len(within) else front[:1]
         points = {
-            "knee": knee(costs),
-            "fastest": fastest,
-            "fastest_within": int(within[np.argmin(costs[within, 1])]) if len(within) else 0,
+            "knee": int(front[knee(costs[front])]),
+            "fastest": int(front[np.argmin(costs[front, LATENCY])]),
+            "fastest_within": int(within[np.argmin(costs[within, LATENCY])]),
         }
         return points | {"chosen": points[self.config.search.choose]}
+
+    @property
+    def choice_warning(self) -> str | None:
+        """What is wrong with the choice, where the limits leave nothing that loses as little as was asked for."""
+        allowed, chosen = self.config.search.max_loss_db, self.chosen["chosen"]
+        lost = float(self.search.costs[chosen, LOSS])
+        if self.config.search.choose != "fastest_within" or lost <= allowed:
+            return None
+        limits = " and ".join(map(str, self.limits))
+        return (
+            f"Nothing that was found meets {limits} and loses at most max_loss_db = {allowed:g}: "
+            f"the student is the one that loses least within these limits, {lost:.3f} dB before fine-tuning."
+        )
 
     @cached_property
     def assignment(self) -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""What assignments are judged by: their quality on validation crops, and the limits that a student must keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from netgraft.data.images import crops_of
+from netgraft.nets.footprint import Footprint
+from netgraft.operators import options_for
+from netgraft.prefix import PrefixScores
+from netgraft.search import Constraint, check_sums
+from netgraft.stages.space import COUNTS, SpaceStages
+
+LOSS, LATENCY = 0, 1
+"""The objectives of the search."""
+REFERENCE_LOSSES = 3
+"""Quality loss of the hypervolume's reference point, in units of the loss that the user allows."""
+CAPPED_LOSSES = 2
+"""Losses of more than this many times the reference point's count as just that."""
+
+
+class JudgeStages(SpaceStages):
+    """From the space to what the search aims at, and what it must keep to."""
+
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """The crops that the search judges by."""
+        return crops_of(self.config.data, "validation", count=self.config.search.crops, size=self.config.size)
+
+    @cached_property
+    def scores(self) -> PrefixScores:
+        """What judges assignments; it remembers features over all searches."""
+        degraded, clean = self.validation
+        return PrefixScores(
+            self.teacher.module,
+            [site.path for site in self.sites],
+            self.surrogates.modules,
+            degraded=degraded,
+            clean=clean,
+            calibration=self.calibration,
+            max_bytes=self.config.search.cache_mib << 20,
+        )
+
+    @cached_property
+    def teacher_validation_db(self) -> float:
+        """The teacher's PSNR on the validation crops."""
+        key = {"origin": self.origin, "crops": self.config.search.crops}
+        return float(self.store.json("search/teacher", key, lambda: self.scores.psnr_db({})))
+
+    @property
+    def reference_db(self) -> float:
+        """Quality loss of the hypervolume's reference point."""
+        return REFERENCE_LOSSES * self.config.search.max_loss_db
+
+    @property
+    def cap_db(self) -> float:
+        """Larger quality losses count as just this: a network that diverged, at tens of dB, must not set the scale
+        that the model learns on. A loss that exceeds a limit still does so when it is capped."""
+        limits = (limit.limit for limit in self.limits if limit.of == LOSS)
+        return CAPPED_LOSSES * max(self.reference_db, *limits, 0.0)
+
+    @cached_property
+    def limits(self) -> tuple[Constraint, ...]:
+        """What the config allows a student at most, as the search takes it."""
+        config, found = self.config.search, []
+        if config.max_latency_ms is not None:
+            found.append(Constraint(name="max_latency_ms", of=LATENCY, limit=config.max_latency_ms))
+        if config.min_psnr_db is not None:
+            most = self.teacher_validation_db - config.min_psnr_db
+            found.append(Constraint(name="min_psnr_db", of=LOSS, limit=most, show=self._psnr_of_loss))
+        options = dict(zip((site.path for site in self.space.sites), self.space.options, strict=True))
+        return (*found, *self._count_limits(options))
+
+    def check_counts(self) -> None:
+        """Refuse limits on counts that no choice of operators can meet, before any operator is trained.
+
+        Raises:
+            SearchError: which they are, and the nearest that can be met.
+        """
+        options = {site.path: options_for(site, self.pool) for site in self.open_sites}
+        check_sums(list(map(len, options.values())), self._count_limits(options))
+
+    def _count_limits(self, options: Mapping[str, Sequence[str]]) -> list[Constraint]:
+        """The limits on counts, given the operators on offer by path of the sites that may change."""
+        allowed = {name: getattr(self.config.search, name) for name in COUNTS}
+        return [
+            Constraint(name=name, of=self._table_of(COUNTS[name], options), limit=most)
+            for name, most in allowed.items()
+            if most is not None
+        ]
+
+    def _psnr_of_loss(self, loss_db: float) -> str:
+        """The PSNR on the validation crops, rounded down so that it can be asked for; rounding errors are no loss."""
+        return f"{math.floor(1e4 * (self.teacher_validation_db - loss_db) + 1e-4) / 1e4:.10g}"
+
+    def _table_of(self, count: str, options: Mapping[str, Sequence[str]]) -> list[list[int]]:
+        """What each of these operators by path adds to a count of the whole network, deployed."""
+        shapes = {site.path: site.shape_key for site in self.sites}
+        table = [
+            [getattr(self.footprints[shapes[path], name], count) for name in names] for path, names in options.items()
+        ]
+        # What no option changes goes with the first site.
+        rest = getattr(self.teacher_footprint, count) - sum(row[0] for row in table)
+        return [[rest + taken for taken in table[0]], *table[1:]]
+
+    @cached_property
+    def teacher_footprint(self) -> Footprint:
+        """What the teacher takes, deployed, at the profiled size."""
+        return Footprint.of(self.teacher.module, self.config.size)
