@@ -124,6 +124,8 @@ class SearchConfig(_Strict):
     """Validation crops that quality is judged on, at the profiled size."""
     calibration: int = Field(2, ge=1)
     """Training crops, at the profiled size, that each assembled network is calibrated on."""
+    foresight_crops: int = Field(8, ge=0)
+    """Training crops from which the loss by each replacement is foreseen, where "auto" starts; 0: it starts blindly."""
     cache_mib: int = Field(1024, ge=0)
     """Features that are kept between evaluations, in MiB at most; changes the time that they take, not the results."""
     max_loss_db: float = Field(1.0, gt=0)

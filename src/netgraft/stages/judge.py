@@ -9,6 +9,8 @@ from functools import cached_property
 from torch import Tensor
 
 from netgraft.data.images import crops_of
+from netgraft.distill import SurrogateKey
+from netgraft.foresight import foreseen_losses_db
 from netgraft.nets.footprint import Footprint
 from netgraft.operators import options_for
 from netgraft.prefix import PrefixScores
@@ -21,6 +23,8 @@ REFERENCE_LOSSES = 3
 """Quality loss of the hypervolume's reference point, in units of the loss that the user allows."""
 CAPPED_LOSSES = 2
 """Losses of more than this many times the reference point's count as just that."""
+FORESIGHT_SIDE = 128
+"""Side in pixels, at most, of the crops from which losses are foreseen."""
 
 
 class JudgeStages(SpaceStages):
@@ -50,6 +54,22 @@ class JudgeStages(SpaceStages):
         """The teacher's PSNR on the validation crops."""
         key = {"origin": self.origin, "crops": self.config.search.crops}
         return float(self.store.json("search/teacher", key, lambda: self.scores.psnr_db({})))
+
+    @cached_property
+    def foreseen_db(self) -> dict[SurrogateKey, float]:
+        """The quality loss expected of each replacement in the space alone, by training images only."""
+        count, side = self.config.search.foresight_crops, min(*self.config.size, FORESIGHT_SIDE)
+        options = zip(self.space.sites, self.space.options, strict=True)
+        keys = [(site.path, name) for site, names in options for name in names[1:]]
+
+        def foresee() -> list[float]:
+            degraded, clean = crops_of(self.config.data, "train", count=count, size=(side, side), seed=self.config.seed)
+            surrogates = {key: self.surrogates.modules[key] for key in keys}
+            return list(foreseen_losses_db(self.teacher.module, surrogates, degraded, clean).values())
+
+        made_from = {"origin": self.origin, "distill": self.config.distill.model_dump(), "crops": [count, side]}
+        losses = self.store.json("search/foreseen", made_from | {"keys": keys}, foresee)
+        return dict(zip(keys, losses, strict=True))
 
     @property
     def reference_db(self) -> float:

@@ -60,6 +60,11 @@ class SearchStages(JudgeStages):
             "reference_point": (self.reference_db, float(self.latency_model.predict_ms([{}])[0])),
             "seed": self.config.seed,
         }
+        if method == "auto" and self.config.search.foresight_crops:
+            foreseen = self.foreseen_db
+            problem["guess"] = {
+                LOSS: [[foreseen.get((path, name), 0.0) for name in names] for path, names in options.items()]
+            }
         # The proposals take longer than everything else that a finished run does again.
         key = {"schema": _RESULT_FIELDS, "evaluations": self._search_key(), "capped": CAPPED_LOSSES}
         key |= {
