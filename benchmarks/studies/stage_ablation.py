@@ -3,6 +3,7 @@
     python -m benchmarks.studies.stage_ablation runs/demo --root PHOTOS [--samples 40]
 
     full             the run's own space, surrogates and search
+    no foresight     the search starts from a Latin design, not from the losses that are foreseen
     no saliency      nothing is protected
     paper's rule     only the eight one-block stages may change: the most salient stage is protected, as in the paper
     no distillation  surrogates as they start: fitted in closed form and calibrated, never trained
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from benchmarks.studies.judging import Floats, Judges, interval
 from benchmarks.studies.students import changed, finetuned, fresh_surrogates, random_assignment
-from benchmarks.studies.study import AMBER, BLUE, GRAY, PINK, TEAL, VIOLET, Study, figure, spread
+from benchmarks.studies.study import AMBER, BLUE, GRAY, PINK, RED, TEAL, VIOLET, Study, figure, spread
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
@@ -33,13 +34,14 @@ from torch import nn
 from netgraft.assemble import assemble, named_assignment
 from netgraft.data.images import crops_of
 from netgraft.finetune import FinetuneConfig
+from netgraft.foresight import foreseen_losses_db
 from netgraft.search import minimize
 from netgraft.stages import Run
-from netgraft.stages.judge import CAPPED_LOSSES, REFERENCE_LOSSES
+from netgraft.stages.judge import CAPPED_LOSSES, FORESIGHT_SIDE, REFERENCE_LOSSES
 
-VARIANTS = ("full", "no saliency", "paper's rule", "no distillation", "random", "greedy")
-COLORS = dict(zip(VARIANTS, (TEAL, BLUE, AMBER, PINK, GRAY, VIOLET), strict=True))
-SEARCHED = ("full", "no saliency", "paper's rule", "no distillation")
+VARIANTS = ("full", "no foresight", "no saliency", "paper's rule", "no distillation", "random", "greedy")
+COLORS = dict(zip(VARIANTS, (TEAL, RED, BLUE, AMBER, PINK, GRAY, VIOLET), strict=True))
+SEARCHED = ("full", "no foresight", "no saliency", "paper's rule", "no distillation")
 
 Rows = NDArray[np.int64]
 Evaluated = dict[str, Any]
@@ -87,6 +89,18 @@ class Ablation:
     def loss_db(self, variant: str, assignment: Mapping[str, str]) -> float:
         return float((self.teacher_db - self.validation.psnr_db(self.network(variant, assignment))).mean())
 
+    def foreseen(self, variant: str) -> list[list[float]]:
+        """The loss by each option of each site, as the run would foresee it."""
+        run = self.runs[variant]
+        surrogates = self.fresh() if variant == "no distillation" else run.surrogates.modules
+        options = list(zip(run.space.sites, run.space.options, strict=True))
+        keys = [(site.path, name) for site, names in options for name in names[1:]]
+        side = min(*run.config.size, FORESIGHT_SIDE)
+        count = run.config.search.foresight_crops
+        crops = crops_of(run.config.data, "train", count=count, size=(side, side), seed=run.config.seed)
+        losses = foreseen_losses_db(run.teacher.module, {key: surrogates[key] for key in keys}, *crops)
+        return [[losses.get((site.path, name), 0.0) for name in names] for site, names in options]
+
     def evaluated(self, variant: str, seed: int) -> Evaluated:
         """What a variant has evaluated when its budget is spent."""
         if variant in SEARCHED:
@@ -122,6 +136,7 @@ class Ablation:
             reference_point=(reference_db, sum(row[0] for row in known)),
             seed=seed,
             known={1: known},
+            guess={} if variant == "no foresight" else {0: self.foreseen(variant)},
         )
         return {
             "assignments": [changed(named_assignment(row, sites, names)) for row in found.assignments.tolist()],
@@ -146,7 +161,7 @@ def main() -> None:
         for variant in VARIANTS:
             own_seed = 0 if variant == "greedy" else seed
             same = "full" if variant == "no saliency" and _same_space(ablation.runs[variant], run) else variant
-            key = {"evaluations": args.evaluations, "crops": args.search_crops, "side": args.side}
+            key = {"schema": 2, "evaluations": args.evaluations, "crops": args.search_crops, "side": args.side}
             key |= {"space": _described(ablation.runs[same])}
             make = partial(ablation.evaluated, same, own_seed)
             found = searched[variant, seed] = study.unit(f"searched.{_file(same)}.{own_seed}", key, make)
