@@ -278,3 +278,13 @@ def test_a_known_function_that_fails_later_keeps_what_was_done(make_problem: Mak
         minimize(make_problem([3] * 5), [3] * 5, budget=20, constraints=[Constraint(name="size", of=size, limit=5.0)])
     assert caught.value.partial is not None
     assert len(caught.value.partial.costs) == 8
+
+
+def test_the_design_of_auto_keeps_to_known_limits(make_problem: MakeProblem) -> None:
+    """About every other Latin row is forbidden: none of them is evaluated, the teacher's aside."""
+    options = [4] * 8
+    sizes = table(options, 0)
+    middle = float(np.median(total(sizes, Space.of(options).random(np.random.default_rng(0), 1000))))
+    size = Constraint(name="size", of=sizes, limit=middle)
+    found = minimize(make_problem(options), options, budget=16, constraints=[size])
+    assert (total(sizes, found.assignments[1:]) <= size.limit).all()

@@ -35,6 +35,8 @@ NEIGHBORS = 1500
 """Single swaps that a step of the local search looks at, at most: bounds the time for many sites."""
 CLIMB_STEPS = 4
 """Steps of a local search at most."""
+REDRAWS = 20
+"""Latin designs that are drawn where known limits forbid some rows of the first."""
 SMALL = 3000
 """Spaces of at most this size are judged whole in each proposal."""
 NOISE_SHARE = 0.01
@@ -120,7 +122,18 @@ def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
         rows = exact_front(model, FRONT_LIMIT, ledger.constraints.sums_aside)
         costs = model.predict(rows)
         rows = rows[spread_order(costs, ledger.costs, ledger.reference(costs), wanted)]
-    return np.concatenate([rows, ledger.space.latin(rng, wanted - len(ledger.unseen(rows)))])
+    return np.concatenate([rows, _latin(ledger, rng, wanted - len(ledger.unseen(rows)))])
+
+
+def _latin(ledger: Ledger, rng: np.random.Generator, n: int) -> IntArray:
+    """(n, S): Latin rows; for those that known limits forbid others stand in, as far as some are found."""
+    rows = ledger.space.latin(rng, n)
+    allowed = ledger.constraints.allowed(rows)
+    if allowed.all():
+        return rows
+    others = np.concatenate([ledger.space.latin(rng, n) for _ in range(REDRAWS)])
+    others = others[ledger.constraints.allowed(others)]
+    return np.concatenate([rows[allowed], others, rows[~allowed]])[:n]
 
 
 def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArray, float]:
