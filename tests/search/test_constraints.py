@@ -270,7 +270,7 @@ def test_a_known_function_that_fails_later_keeps_what_was_done(make_problem: Mak
     """Asked of a pool of assignments, it fails: the design is kept."""
 
     def size(rows: np.ndarray) -> np.ndarray:
-        if len(rows) > 30:
+        if len(rows) > 200:
             raise RuntimeError("too many")
         return rows.sum(axis=1).astype(float)
 
