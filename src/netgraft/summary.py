@@ -21,6 +21,7 @@ from netgraft.report import (
     Crop,
     EvaluationRow,
     FinetuneRow,
+    ForeseenRow,
     ImageRow,
     LatencyRow,
     RefusedRow,
@@ -270,9 +271,26 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         crops=_crops(run),
         refused=[RefusedRow(site=row.site, operator=row.operator, reason=row.reason) for row in run.space.refused],
         warnings=figures["warnings"],
+        foreseen=_foreseen(run),
         ceiling={"macs": run.ceiling.macs, "latency": run.ceiling.latency},
         seconds=run.seconds,
     )
+
+
+def _foreseen(run: Run) -> list[ForeseenRow]:
+    """What the search expected of each replacement, if it did."""
+    losses = run.foreseen_db if run.foresees(run.config.search.method) else {}
+    teacher_ms, *whole_ms = run.latency_model.predict_ms([{}, *({site: name} for site, name in losses)]).tolist()
+    return [
+        ForeseenRow(
+            site=site,
+            operator=name,
+            saved_ms=teacher_ms - ms,
+            loss_db=loss,
+            chosen=run.assignment[site] == name,
+        )
+        for ((site, name), loss), ms in zip(losses.items(), whole_ms, strict=True)
+    ]
 
 
 def _sites(run: Run) -> list[SiteRow]:

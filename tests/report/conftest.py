@@ -9,6 +9,7 @@ from netgraft.report import (
     Crop,
     EvaluationRow,
     FinetuneRow,
+    ForeseenRow,
     ImageRow,
     LatencyRow,
     RefusedRow,
@@ -239,6 +240,11 @@ def sample() -> ReportData:
         refused=[
             RefusedRow(site="downs.0", operator="strided_conv3", reason="slower and worse than keep"),
             RefusedRow(site="encoders.0.0", operator="half_res", reason="the device refuses SpaceToDepth"),
+        ],
+        foreseen=[
+            ForeseenRow(site="encoders.0.0", operator="drop", saved_ms=4.2, loss_db=1.3),
+            ForeseenRow(site="encoders.0.0", operator="conv3_res", saved_ms=2.9, loss_db=0.12, chosen=True),
+            ForeseenRow(site="downs.0", operator="drop", saved_ms=0.4, loss_db=0.0),
         ],
         ceiling={"macs": 0.71, "latency": 0.64},
         seconds={"saliency": 31.2, "distill": 2874.0, "profile": 412.5, "search": 1630.0, "finetune": 5421.0},

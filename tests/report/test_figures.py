@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from netgraft.report import EvaluationRow, FinetuneRow, ReportData, render
 from netgraft.report.figures import ranks
 
-NAMES = ["front", "site-latency", "saliency", "distillation", "additivity", "hypervolume", "finetuning"]
+NAMES = ["front", "site-latency", "saliency", "foreseen", "distillation", "additivity", "hypervolume", "finetuning"]
 
 
 class _Data(HTMLParser):
@@ -215,3 +215,13 @@ def test_values_that_json_lacks_become_gaps(report_data: ReportData) -> None:
     (line,) = figures_of(data)["distillation"]["data"]
     assert line["x"] == [0, 1, 2]
     assert line["y"] == [1.0, None, None]
+
+
+def test_foreseen_losses_by_operator(figures: dict[str, Any]) -> None:
+    """What costs nothing stands at the lowest loss that is shown; what is in the student is filled."""
+    dropped, convolution = (trace(figures["foreseen"], name) for name in ("drop", "conv3_res"))
+    assert dropped["x"] == [4.2, 0.4]
+    assert dropped["y"] == [1.3, 1e-4]
+    assert dropped["marker"]["symbol"] == ["circle-open", "circle-open"]
+    assert convolution["marker"]["symbol"] == ["circle"]
+    assert figures["foreseen"]["layout"]["yaxis"]["type"] == "log"

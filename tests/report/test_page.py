@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netgraft.report import ImageRow, RefusedRow, ReportData, render
+from netgraft.report import ForeseenRow, ImageRow, RefusedRow, ReportData, render
 
 VOID = {"meta", "img", "input", "br", "link"}
 
@@ -143,6 +143,7 @@ def test_text_from_outside_cannot_become_markup(report_data: ReportData) -> None
         hypervolume={HOSTILE: [1.0]},
         distillation={HOSTILE: {HOSTILE: {"step": [0, 1], "loss": [1.0, 0.5]}}},
         refused=[RefusedRow(site=HOSTILE, operator=HOSTILE, reason=HOSTILE)],
+        foreseen=[ForeseenRow(site=HOSTILE, operator=HOSTILE, saved_ms=1.0, loss_db=1.0, chosen=True)],
         ceiling={HOSTILE: 0.5},
         protocol={HOSTILE: {HOSTILE: HOSTILE}},
         device={HOSTILE: [HOSTILE, HOSTILE]},
@@ -155,7 +156,7 @@ def test_text_from_outside_cannot_become_markup(report_data: ReportData) -> None
     assert page.open == []
     assert page.sections() == ALL_SECTIONS
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert len(page.all("script")) == 9  # 7 figures' data, the plotting library, the page's own
+    assert len(page.all("script")) == 10  # 8 figures' data, the plotting library, the page's own
     assert "alert(1)" in page.text
     assert page.text.count(HOSTILE) > 10
 

@@ -158,6 +158,22 @@ class RefusedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeseenRow:
+    """One replacement alone, as it was expected before the search."""
+
+    site: str
+    """Path of the site."""
+    operator: str
+    """Name of the operator."""
+    saved_ms: float
+    """Predicted latency that it saves in the whole network."""
+    loss_db: float
+    """PSNR that it is expected to cost."""
+    chosen: bool = False
+    """Whether it is in the student."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """A whole run, as its report shows it."""
 
@@ -201,6 +217,8 @@ class ReportData:
     """A few crops to look at."""
     refused: Sequence[RefusedRow] = ()
     """Options that left the space."""
+    foreseen: Sequence[ForeseenRow] = ()
+    """Every replacement in the space, where the search started from foreseen losses."""
     ceiling: Mapping[str, float] = field(default_factory=dict)
     """Largest share that the space could save at all, 0 to 1, by quantity: ``macs``, ``latency``."""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from netgraft.report.data import AdditivityCheck, EvaluationRow, FinetuneRow, ReportData, SiteRow
+from netgraft.report.data import AdditivityCheck, EvaluationRow, FinetuneRow, ForeseenRow, ReportData, SiteRow
 from netgraft.search.pareto import non_dominated
 
 Spec = dict[str, Any]
@@ -22,6 +22,7 @@ TEACHER, STUDENT, POINT = "#7b8794", "#0e9384", "#8aa0b8"
 CYCLE = ("#0e9384", "#e0762e", "#7a5af8", "#d6457f", "#3b82d6", "#b58a00", "#5f7d3a", "#9a6b52")
 MARKS = {"chosen": ("star", STUDENT), "knee": ("diamond", "#7a5af8"), "fastest": ("triangle-left", "#e0762e")}
 HOVER_LINES = 10
+LEAST_LOSS_DB = 1e-4
 _PATHS = {"type": "category", "tickangle": -90, "showgrid": False}
 HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "rgba(9,110,99,1)"]]
 
@@ -224,6 +225,34 @@ def site_latency(data: ReportData, index: int) -> Spec:
         )
     spec = _spec(traces, "", "latency in ms", height=420, barmode="group", bargap=0.25)
     spec["layout"]["xaxis"].update(_PATHS)
+    return spec
+
+
+def foreseen(rows: Sequence[ForeseenRow]) -> Spec:
+    """Expected loss of each replacement alone against the latency that it saves; filled: it is in the student."""
+    operators = list(dict.fromkeys(row.operator for row in rows))
+    traces = []
+    for i, name in enumerate(operators):
+        own, color = [row for row in rows if row.operator == name], CYCLE[i % len(CYCLE)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": escape(name),
+                "x": [row.saved_ms for row in own],
+                "y": [max(row.loss_db, LEAST_LOSS_DB) for row in own],
+                "text": [escape(row.site) + (" (in the student)" if row.chosen else "") for row in own],
+                "hovertemplate": "%{text}<br>saves %{x:.2f} ms, is expected to cost %{y:.2g} dB<extra></extra>",
+                "marker": {
+                    "color": color,
+                    "size": 9,
+                    "symbol": ["circle" if row.chosen else "circle-open" for row in own],
+                    "line": {"width": 1.5, "color": color},
+                },
+            }
+        )
+    spec = _spec(traces, "latency saved in ms", "expected loss in dB", height=400, hovermode="closest")
+    spec["layout"]["yaxis"].update(type="log", dtick=1, tickformat="~g")
     return spec
 
 

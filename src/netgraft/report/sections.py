@@ -211,6 +211,13 @@ def space(data: ReportData) -> str:
         names = {"macs": "multiply-accumulates"}
         values = [(names.get(name, name), number(100 * v, 1, "%")) for name, v in data.ceiling.items()]
         parts.append(f"<h3>The most that this space can save</h3>{pairs(values)}")
+    if data.foreseen:
+        parts.append(
+            "<h3>What each replacement alone saves, and is expected to cost</h3>"
+            "<p class=\"note\">Foreseen from the teacher's sensitivity and each operator's error, before the search, "
+            "which starts from here. Bottom right is cheap time; filled points are in the student.</p>"
+        )
+        parts.append(figure("foreseen", figures.foreseen(data.foreseen)))
     if data.refused:
         rows = [[f"<code>{escape(r.site)}</code>", escape(r.operator), escape(r.reason)] for r in data.refused]
         listing = table(["site", "operator", "why"], rows, text_columns=3)

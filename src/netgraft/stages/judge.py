@@ -55,6 +55,10 @@ class JudgeStages(SpaceStages):
         key = {"origin": self.origin, "crops": self.config.search.crops}
         return float(self.store.json("search/teacher", key, lambda: self.scores.psnr_db({})))
 
+    def foresees(self, method: str) -> bool:
+        """Whether a search by this method starts from foreseen losses."""
+        return method == "auto" and self.config.search.foresight_crops > 0
+
     @cached_property
     def foreseen_db(self) -> dict[SurrogateKey, float]:
         """The quality loss expected of each replacement in the space alone, by training images only."""

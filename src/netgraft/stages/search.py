@@ -60,7 +60,7 @@ class SearchStages(JudgeStages):
             "reference_point": (self.reference_db, float(self.latency_model.predict_ms([{}])[0])),
             "seed": self.config.seed,
         }
-        if method == "auto" and self.config.search.foresight_crops:
+        if self.foresees(method):
             foreseen = self.foreseen_db
             problem["guess"] = {
                 LOSS: [[foreseen.get((path, name), 0.0) for name in names] for path, names in options.items()]
