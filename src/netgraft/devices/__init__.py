@@ -1,6 +1,16 @@
 """Runtimes behind one Protocol, and the timing loop that they share."""
 
-from netgraft.devices.catalog import DEVICES, DeviceKind, DeviceRow, describe_devices, known_devices, open_device
+from netgraft.devices.aihub import AiHubDevice
+from netgraft.devices.catalog import (
+    DEVICES,
+    DeviceKind,
+    DeviceRow,
+    describe_devices,
+    known_devices,
+    open_compiler,
+    open_device,
+    timed_kind,
+)
 from netgraft.devices.check import DeviceCheck, check_device
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
@@ -10,6 +20,7 @@ from netgraft.devices.measure import (
     Latency,
     MeasureProtocol,
     SystemClock,
+    TimingDevice,
     drift_percent,
     measure,
     measure_modules,
@@ -20,10 +31,12 @@ from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
+from netgraft.devices.qnn import Placement, QnnCompiler
 
 __all__ = [
     "DEVICES",
     "DRIFT_PERCENT",
+    "AiHubDevice",
     "Clock",
     "Device",
     "DeviceCheck",
@@ -40,8 +53,11 @@ __all__ = [
     "OnnxParts",
     "OnnxRuntimeDevice",
     "OpenVinoDevice",
+    "Placement",
+    "QnnCompiler",
     "Runnable",
     "SystemClock",
+    "TimingDevice",
     "Unsupported",
     "check_device",
     "describe_devices",
@@ -50,7 +66,9 @@ __all__ = [
     "measure",
     "measure_modules",
     "onnx_bytes",
+    "open_compiler",
     "open_device",
     "quantize_onnx",
+    "timed_kind",
     "to_onnx",
 ]
