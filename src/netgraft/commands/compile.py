@@ -35,13 +35,13 @@ def compile_model(
         content = model.read_bytes()
     except OSError as error:
         raise ConfigError(f"{model}: cannot be read: {error.strerror or error}") from error
-    inputs = None
+    sides, inputs = _sides(model, content), None
     if compiler.precision == "int8":
         if calibration is None:
             raise ConfigError(f"{device} quantizes: name a folder of images with --calibration")
-        inputs = _crops(calibration, *_sides(model, content))
+        inputs = _crops(calibration, *sides)
     try:
-        placement = compiler.compile_graph(content, inputs, stem=f"{model.stem}_{device.replace(':', '_')}")
+        placement = compiler.compile_graph(content, inputs, stem=f"{model.stem}_{'_'.join(device.split(':')[1:])}")
     except ExportError as error:
         raise ExportError(f"{model}: {error}") from error
     make_folder(out)

@@ -50,5 +50,5 @@ def _checked(row: dict[str, Any]) -> str:
     tried = check_device(row["name"])
     row["check"] = dataclasses.asdict(tried)
     if tried.reason or tried.placement:
-        return tried.reason or f"compiles {tried.placement}"
+        return tried.reason or f"compiles: {tried.placement}"
     return f"ok, {tried.latency_ms:.3f} ms, error {tried.max_abs_error:.1e}"

@@ -32,7 +32,7 @@ from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
 from netgraft.devices.phones import PHONES
 from netgraft.devices.plugins import load_plugin, open_plugin, origin, plugin_entries
 from netgraft.devices.qnn import INSTALL as QNN
-from netgraft.devices.qnn import NO_LATENCY, QnnCompiler
+from netgraft.devices.qnn import QnnCompiler, no_latency
 from netgraft.devices.tflite import INSTALL as LITERT
 from netgraft.devices.vela import INSTALL as VELA
 from netgraft.devices.vela import NPUS
@@ -114,7 +114,7 @@ def _qnn(phone: str, precision: str) -> DeviceKind:
     name = f"qnn:{phone}{_suffix(precision)}"
 
     def refuse(threads: int) -> Device:
-        raise ConfigError(f"{name} {NO_LATENCY}")
+        raise ConfigError(no_latency(name))
 
     return DeviceKind(
         name=name,
@@ -284,7 +284,7 @@ def timed_kind(name: str) -> DeviceKind:
     """
     kind = device_kind(name)
     if kind.compiler is not None:
-        raise ConfigError(f"{name} {NO_LATENCY}")
+        raise ConfigError(no_latency(name))
     return kind
 
 

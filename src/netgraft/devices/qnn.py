@@ -10,6 +10,7 @@ Networks in single precision compute in half precision there; in 8 bits they are
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,6 @@ from netgraft.errors import DeviceError, ExportError
 from netgraft.names import lookup
 
 INSTALL = "pip install 'netgraft[qnn]'"
-NO_LATENCY = "gives no latency: use aihub:... for a real phone, or another device that `netgraft devices` lists"
 TIMEOUT_S = 900
 """A compiler that has not finished by then hangs."""
 COMPILED = "EPContext"
@@ -62,6 +62,12 @@ class Placement:
         counts = Counter(self.fallbacks.values()).most_common()
         named = ", ".join(f"{count} {operator}" for operator, count in counts)
         return f"{len(self.fallbacks)} of {self.operators} operators fall back to the phone's processor: {named}"
+
+
+def no_latency(name: str) -> str:
+    """What to tell who wants a latency of a compiler, by its device's name."""
+    real = name.replace("qnn:", "aihub:", 1)
+    return f"{name} gives no latency: use {real} for the real phone, or another device that `netgraft devices` lists"
 
 
 class QnnCompiler:
@@ -123,15 +129,18 @@ class QnnCompiler:
     def _run(self, source: Path, target: Path) -> None:
         worker = Path(__file__).with_name("qnn_worker.py")
         # -P: this folder has a module of the runtime's name.
-        command = [sys.executable, "-P", str(worker), str(source), str(target)]
-        command += [str(self.phone.soc_model), str(self.phone.htp_arch)]
+        names = (str(path.relative_to(source.parent)) for path in (source, target))
+        command = [sys.executable, "-P", str(worker), *names, str(self.phone.soc_model), str(self.phone.htp_arch)]
         try:
-            outcome = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            outcome = subprocess.run(
+                command, cwd=source.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"Qualcomm's compiler did not finish within {TIMEOUT_S} seconds") from error
         if outcome.returncode != 0:
             said = [line.strip() for line in outcome.stderr.splitlines() if line.strip()]
-            complaint = said[-1] if said else f"it died with exit code {outcome.returncode}"
+            # Without the modules of the exception's class.
+            complaint = re.sub(r"^[\w.]+\.", "", said[-1]) if said else f"it died with exit code {outcome.returncode}"
             raise ExportError(f"Qualcomm's compiler rejects the network: {complaint}")
 
 
