@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,7 +26,7 @@ from netgraft.devices.aihub_client import HubClient  # noqa: E402
 from netgraft.devices.aihub_profile import read_profile  # noqa: E402
 from netgraft.devices.check import check_device  # noqa: E402
 from netgraft.devices.device import Unsupported  # noqa: E402
-from netgraft.devices.measure import Latency, MeasureProtocol, TimingDevice, measure_modules  # noqa: E402
+from netgraft.devices.measure import Latency, MeasureProtocol, QueueDevice, TimingDevice, measure_modules  # noqa: E402
 from netgraft.devices.onnx_graph import onnx_bytes  # noqa: E402
 from netgraft.errors import ConfigError, DeviceError  # noqa: E402
 
@@ -136,6 +135,15 @@ def test_all_networks_are_sent_before_any_is_waited_for(phone: Open, hub: FakeHu
     names = [name for name, _ in hub.calls]
     assert names[:6] == ["submit_compile_job", "submit_inference_job"] * 3
     assert {about for name, about in hub.calls if name.startswith("submit")} == {PHONE}
+
+
+def test_what_is_announced_is_under_way_before_it_is_compiled(phone: Open, hub: FakeHub) -> None:
+    device = phone()
+    assert isinstance(device, QueueDevice)
+    device.announce(list(BLOCKS.values()))
+    assert (hub.count("submit_inference_job"), hub.count("get_status")) == (3, 0)
+    assert all(isinstance(entry, Latency) for entry in timed(device).values())
+    assert hub.count("submit_inference_job") == 3
 
 
 def test_no_network_is_sent_twice(phone: Open, hub: FakeHub) -> None:
@@ -421,10 +429,3 @@ def test_the_real_client_where_no_hub_is(
     told = check_device("aihub:s24-ultra").reason
     assert told.startswith("Qualcomm AI Hub cannot be reached: Internal API failure. Could not connect to")
     assert told.endswith("the same command continues")
-
-
-def test_a_missing_client_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qai_hub", None)
-    (row,) = catalog.describe_devices(["aihub:s24-ultra"])
-    assert (row.lacking, row.install) == ("qai_hub not installed", "pip install 'netgraft[aihub]'")
-    assert "pip install 'netgraft[aihub]'" in check_device("aihub:s24-ultra").reason

@@ -8,7 +8,7 @@ kept on disk (:mod:`netgraft.devices.aihub_records`): nothing is sent twice, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,11 @@ class AiHubDevice:
         x = example.numpy()
         key = self.jobs.ask(name, content, x, torch_output(module, example), self.precision)
         return PhoneRunnable(self.jobs, key, x, self._clock)
+
+    def announce(self, modules: Sequence[tuple[nn.Module, Tensor]]) -> None:
+        """See :class:`QueueDevice`. What is compiled later and has the same file is the same network."""
+        for module, example in modules:
+            self.compile(module, example)
 
     def time(
         self, runnables: Mapping[K, Runnable], inputs: Mapping[K, Array], protocol: MeasureProtocol

@@ -73,6 +73,7 @@ class HubJobs:
         self.now = now
         self._unfinished: dict[str, Network] = {}
         self._refused: dict[str, Unsupported] = {}
+        self._told = False
 
     def ask(self, name: str, content: bytes, x: Array, reference: Array, precision: str) -> str:
         """Send a network, unless its answer is here or as many as may are on their way; gives the key of its record.
@@ -92,7 +93,8 @@ class HubJobs:
         kept = record.unsupported is not None or (record.over and self.records.read_output(key) is not None)
         if not kept and key not in self._unfinished and key not in self._refused:
             record.profile = None
-            if not self._unfinished:
+            if not self._told:
+                self._told = True
                 log.warning(
                     "sending networks to Qualcomm AI Hub, for a %s; answers are kept in %s",
                     self.phone,

@@ -100,6 +100,19 @@ class TimingDevice(Device, Protocol):
         ...
 
 
+@runtime_checkable
+class QueueDevice(TimingDevice, Protocol):
+    """One that takes long over a network, but works on many at a time."""
+
+    def announce(self, modules: Sequence[tuple[nn.Module, Tensor]]) -> None:
+        """Begin with (module, example input) pairs that it will be asked to compile.
+
+        Raises:
+            DeviceError: the device is out of order.
+        """
+        ...
+
+
 class SystemClock:
     """The clocks of this machine."""
 
