@@ -44,6 +44,13 @@ class Acosh(nn.Module):
         return self.after(torch.acosh(1 + self.before(x) ** 2))
 
 
+class Nothing(nn.Module):
+    """That operator alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.acosh(x)
+
+
 def placed(compiler: QnnCompiler, module: nn.Module) -> Placement:
     placement = compiler.compile(module.eval(), noise(1, 8, 16, 16))
     assert isinstance(placement, Placement), placement
@@ -86,10 +93,6 @@ def test_an_operator_that_falls_back_is_named_and_counted() -> None:
 
 
 def test_a_network_of_which_the_npu_takes_nothing_is_a_row() -> None:
-    class Nothing(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.acosh(x)
-
     outcome = QnnCompiler("s24-ultra").compile(Nothing(), noise(1, 8, 16, 16))
     assert outcome == Unsupported("the NPU takes no operator of the network")
 
@@ -215,7 +218,7 @@ def test_the_command_refuses_what_cannot_be_compiled(model: Path, tmp_path: Path
             ConfigError,
             r"made for any size: name the file of fixed",
         ),
-        (onnx_bytes(nn.Identity(), noise(1, 3, 32, 48)), ExportError, r"small.onnx: the NPU takes no operator"),
+        (onnx_bytes(Nothing(), noise(1, 3, 32, 48)), ExportError, r"small.onnx: the NPU takes no operator"),
     ):
         model.write_bytes(content)
         with pytest.raises(error, match=said):
