@@ -364,7 +364,7 @@ def test_phones_go_by_our_names_and_by_the_hubs() -> None:
     (row,) = catalog.describe_devices(["aihub:Google Pixel 5a 5G:int8"])
     assert row.note.startswith("a real Google Pixel 5a 5G at Qualcomm AI Hub, int8")
     with pytest.raises(ConfigError, match=r"did you mean 'aihub:s24-ultra'"):
-        catalog.device_kind("aihub:s24-ulta")
+        catalog.find_device("aihub:s24-ulta")
 
 
 @pytest.fixture

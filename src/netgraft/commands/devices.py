@@ -12,7 +12,7 @@ from netgraft.commands.console import Json, finish, out_console
 
 
 def devices(
-    names: Annotated[list[str] | None, typer.Argument(metavar="DEVICE", help="Only these.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these, e.g. qnn:s24-ultra.")] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Run a tiny network on each that is here; phones only where they are named."),

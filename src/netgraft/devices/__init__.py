@@ -6,6 +6,7 @@ from netgraft.devices.catalog import (
     DeviceKind,
     DeviceRow,
     describe_devices,
+    find_device,
     known_devices,
     open_compiler,
     open_device,
@@ -25,6 +26,7 @@ from netgraft.devices.measure import (
     drift_percent,
     measure,
     measure_modules,
+    time_networks,
 )
 from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
@@ -64,6 +66,7 @@ __all__ = [
     "check_device",
     "describe_devices",
     "drift_percent",
+    "find_device",
     "known_devices",
     "measure",
     "measure_modules",
@@ -71,6 +74,7 @@ __all__ = [
     "open_compiler",
     "open_device",
     "quantize_onnx",
+    "time_networks",
     "timed_kind",
     "to_onnx",
 ]

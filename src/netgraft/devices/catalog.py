@@ -262,7 +262,7 @@ def _plugin(entry: EntryPoint) -> DeviceKind:
     )
 
 
-def device_kind(name: str) -> DeviceKind:
+def find_device(name: str) -> DeviceKind:
     """The device of this name, not opened yet.
 
     Raises:
@@ -282,7 +282,7 @@ def timed_kind(name: str) -> DeviceKind:
     Raises:
         ConfigError: there is none, or this one gives no latency.
     """
-    kind = device_kind(name)
+    kind = find_device(name)
     if kind.compiler is not None:
         raise ConfigError(no_latency(name))
     return kind
@@ -316,7 +316,7 @@ def describe_devices(names: Sequence[str] = ()) -> tuple[DeviceRow, ...]:
         ConfigError: there is no device of such a name.
     """
     distributions = metadata.packages_distributions()
-    kinds = [device_kind(name) for name in names] if names else list(known_devices().values())
+    kinds = [find_device(name) for name in names] if names else list(known_devices().values())
     return tuple(_row(kind, distributions) for kind in kinds)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from netgraft.devices.catalog import device_kind, open_device
+from netgraft.devices.catalog import find_device, open_device
 from netgraft.devices.device import Unsupported
 from netgraft.devices.measure import MeasureProtocol, time_networks
 from netgraft.devices.parity import disagreement, torch_output
@@ -42,7 +42,7 @@ def check_device(name: str, threads: int = 1) -> DeviceCheck:
     """
     block, x = _tiny_network()
     try:
-        compiler = device_kind(name).compiler
+        compiler = find_device(name).compiler
         return _timed(name, threads, block, x) if compiler is None else _placed(name, compiler(), block, x)
     except DeviceError as error:
         return _failed(name, str(error))
