@@ -12,6 +12,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from netgraft.commands.compile import compile_model
 from netgraft.commands.devices import devices
 from netgraft.commands.evaluate import evaluate
 from netgraft.commands.refit import run, stage_command
@@ -42,6 +43,7 @@ for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
 for command in (restore, evaluate, train, devices):
     app.command()(command)
+app.command("compile")(compile_model)
 INTERRUPTED = 130
 """What typer makes of a keyboard interrupt, as shells do."""
 COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]

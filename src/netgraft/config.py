@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from netgraft.data.images import DataConfig
-from netgraft.devices import known_devices
+from netgraft.devices import timed_kind
 from netgraft.distill import DistillConfig
 from netgraft.errors import ConfigError
 from netgraft.finetune import FinetuneConfig
@@ -108,7 +108,7 @@ class DeviceConfig(_Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        lookup("device", name, known_devices())
+        timed_kind(name)
         return name
 
 

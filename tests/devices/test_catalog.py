@@ -1,7 +1,9 @@
 """The devices by name."""
 
+import platform
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 
 import pytest
 
@@ -55,6 +57,8 @@ def test_a_device_that_the_build_lacks_is_a_row_that_says_so() -> None:
         ("onnxruntime:int8", "onnxruntime", "pip install onnxruntime"),
         ("openvino:bf16", "openvino", "pip install 'netgraft[openvino]'"),
         ("openvino:int8", "nncf", "pip install 'netgraft[openvino]'"),
+        ("qnn:s24-ultra", "onnxruntime_qnn", "pip install 'netgraft[qnn]'"),
+        ("aihub:s24-ultra", "qai_hub", "pip install 'netgraft[aihub]'"),
     ],
 )
 def test_a_missing_runtime_is_a_row_that_says_how_to_get_it(
@@ -71,7 +75,7 @@ def test_a_missing_runtime_is_a_row_that_says_how_to_get_it(
     assert install in check.reason
 
 
-HERE = [row.name for row in catalog.describe_devices() if row.available]
+HERE = [row.name for row in catalog.describe_devices() if row.available and not row.on_request]
 NPU = "ethos-u:u85-2048"
 """The one NPU that stands for all: test_ethos_u compiles for each."""
 
@@ -90,4 +94,6 @@ def test_every_device_here_runs_the_tiny_network(name: str) -> None:
 
 def test_this_machine_has_what_the_tests_are_meant_to_run_on() -> None:
     """So that a runtime that went missing does not just leave fewer tests."""
+    assert find_spec("qai_hub") is not None
+    assert find_spec("onnxruntime_qnn") is not None or (sys.platform, platform.machine()) != ("linux", "x86_64")
     assert {"onnxruntime:int8", "openvino:int8", "litert:int8", NPU, "fake"} <= set(HERE)

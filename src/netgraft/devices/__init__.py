@@ -1,6 +1,17 @@
 """Runtimes behind one Protocol, and the timing loop that they share."""
 
-from netgraft.devices.catalog import DEVICES, DeviceKind, DeviceRow, describe_devices, known_devices, open_device
+from netgraft.devices.aihub import AiHubDevice
+from netgraft.devices.catalog import (
+    DEVICES,
+    DeviceKind,
+    DeviceRow,
+    describe_devices,
+    find_device,
+    known_devices,
+    open_compiler,
+    open_device,
+    timed_kind,
+)
 from netgraft.devices.check import DeviceCheck, check_device
 from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock, FakeDevice
@@ -9,10 +20,13 @@ from netgraft.devices.measure import (
     DRIFT_PERCENT,
     Latency,
     MeasureProtocol,
+    QueueDevice,
     SystemClock,
+    TimingDevice,
     drift_percent,
     measure,
     measure_modules,
+    time_networks,
 )
 from netgraft.devices.onnx_device import OnnxDevice
 from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
@@ -20,10 +34,12 @@ from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
+from netgraft.devices.qnn import Placement, QnnCompiler
 
 __all__ = [
     "DEVICES",
     "DRIFT_PERCENT",
+    "AiHubDevice",
     "Clock",
     "Device",
     "DeviceCheck",
@@ -40,17 +56,25 @@ __all__ = [
     "OnnxParts",
     "OnnxRuntimeDevice",
     "OpenVinoDevice",
+    "Placement",
+    "QnnCompiler",
+    "QueueDevice",
     "Runnable",
     "SystemClock",
+    "TimingDevice",
     "Unsupported",
     "check_device",
     "describe_devices",
     "drift_percent",
+    "find_device",
     "known_devices",
     "measure",
     "measure_modules",
     "onnx_bytes",
+    "open_compiler",
     "open_device",
     "quantize_onnx",
+    "time_networks",
+    "timed_kind",
     "to_onnx",
 ]

@@ -2,14 +2,14 @@
 
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
 single precision, or the 8 bits of an NPU that has no other. So ``openvino``, ``openvino:int8``,
-``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and nowhere else. Other packages may
-bring devices of their own (:mod:`netgraft.devices.plugins`).
+``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and nowhere else; only phones may also go
+by Qualcomm AI Hub's own names. Other packages may bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -17,6 +17,9 @@ from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from netgraft.devices.aihub import AiHubDevice
+from netgraft.devices.aihub_client import INSTALL as AIHUB
+from netgraft.devices.aihub_client import lacking_token
 from netgraft.devices.device import Device
 from netgraft.devices.ethos_u import EthosUDevice
 from netgraft.devices.fake import FakeDevice
@@ -26,11 +29,14 @@ from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice, lacking_provider
 from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
 from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
+from netgraft.devices.phones import PHONES
 from netgraft.devices.plugins import load_plugin, open_plugin, origin, plugin_entries
+from netgraft.devices.qnn import INSTALL as QNN
+from netgraft.devices.qnn import QnnCompiler, no_latency
 from netgraft.devices.tflite import INSTALL as LITERT
 from netgraft.devices.vela import INSTALL as VELA
 from netgraft.devices.vela import NPUS
-from netgraft.errors import DeviceError
+from netgraft.errors import ConfigError, DeviceError
 from netgraft.names import lookup
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,10 @@ class DeviceKind:
     """What it is, in a line."""
     lacking: Callable[[], str] = _nothing_lacking
     """What this machine lacks although the modules are there; empty if nothing."""
+    compiler: Callable[[], QnnCompiler] | None = None
+    """Makes the compiler, where compiling is all that can be done: then nothing can be timed."""
+    on_request: bool = False
+    """Slow, or sent to another's machine: checked only where it is asked for by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,8 @@ class DeviceRow:
     install: str
     """How to get that; empty if it needs nothing."""
     note: str
+    on_request: bool
+    """Whether it is checked only where it is asked for by name."""
 
 
 def _onnxruntime_int8(threads: int) -> Device:
@@ -96,6 +108,42 @@ def _ethos_u(name: str) -> DeviceKind:
         install=VELA,
         note="Arm NPU, int8: its compiler's estimate, nothing measured; a run's qualities stay those of fp32",
     )
+
+
+def _qnn(phone: str, precision: str) -> DeviceKind:
+    name = f"qnn:{phone}{_suffix(precision)}"
+
+    def refuse(threads: int) -> Device:
+        raise ConfigError(no_latency(name))
+
+    return DeviceKind(
+        name=name,
+        open=refuse,
+        modules=("onnxruntime_qnn",),
+        install=QNN,
+        note=f"{PHONES[phone].chip}, {precision}: compiles and tells what falls back; gives no latency",
+        compiler=partial(QnnCompiler, phone, precision),
+        on_request=True,
+    )
+
+
+def _aihub(phone: str, precision: str) -> DeviceKind:
+    hub_name = PHONES[phone].hub_name if phone in PHONES else phone
+    return DeviceKind(
+        name=f"aihub:{phone}{_suffix(precision)}",
+        # What runs on the phone does not depend on this machine's threads.
+        open=lambda threads: AiHubDevice(phone, precision),
+        modules=("qai_hub",),
+        install=AIHUB,
+        note=f"a real {hub_name} at Qualcomm AI Hub, {precision}; a run's qualities stay those of fp32",
+        lacking=lacking_token,
+        on_request=True,
+    )
+
+
+def _suffix(precision: str) -> str:
+    """Networks of single precision compute in half precision on these NPUs: that goes without saying."""
+    return "" if precision == "fp16" else f":{precision}"
 
 
 def _provider(name: str, provider: str, install: str, what: str) -> DeviceKind:
@@ -171,6 +219,8 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 note="LiteRT with XNNPACK, this processor; a run's qualities stay those of fp32",
             ),
             *(_ethos_u(name) for name in NPUS),
+            *(_qnn(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
+            *(_aihub(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
             DeviceKind(
                 name="fake",
                 open=lambda threads: FakeDevice(),
@@ -212,20 +262,62 @@ def _plugin(entry: EntryPoint) -> DeviceKind:
     )
 
 
+def find_device(name: str) -> DeviceKind:
+    """The device of this name, not opened yet.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = known_devices()
+    backend, _, phone = name.partition(":")
+    # The hub's own names are in capitals, ours are not: a misspelled one of ours is still told.
+    if name not in known and backend == "aihub" and phone != phone.lower():
+        return _aihub(phone.removesuffix(":int8"), "int8" if phone.endswith(":int8") else "fp16")
+    return lookup("device", name, known)
+
+
+def timed_kind(name: str) -> DeviceKind:
+    """The same, of a device that gives latencies.
+
+    Raises:
+        ConfigError: there is none, or this one gives no latency.
+    """
+    kind = find_device(name)
+    if kind.compiler is not None:
+        raise ConfigError(no_latency(name))
+    return kind
+
+
 def open_device(name: str, threads: int = 1) -> Device:
     """The device of this name, with ``threads`` threads for a network.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or it gives no latency.
         DeviceError: what it needs is missing.
     """
-    return lookup("device", name, known_devices()).open(threads)
+    return timed_kind(name).open(threads)
 
 
-def describe_devices() -> tuple[DeviceRow, ...]:
-    """Every known device, with what this machine has of it."""
+def open_compiler(name: str) -> QnnCompiler:
+    """The compiler of this name, e.g. ``qnn:s24-ultra``.
+
+    Raises:
+        ConfigError: there is no such compiler.
+        DeviceError: what it needs is missing.
+    """
+    compilers = {kind.name: kind.compiler for kind in known_devices().values() if kind.compiler is not None}
+    return lookup("compiler", name, compilers)()
+
+
+def describe_devices(names: Sequence[str] = ()) -> tuple[DeviceRow, ...]:
+    """Every known device, or those that are named, with what this machine has of them.
+
+    Raises:
+        ConfigError: there is no device of such a name.
+    """
     distributions = metadata.packages_distributions()
-    return tuple(_row(kind, distributions) for kind in known_devices().values())
+    kinds = [find_device(name) for name in names] if names else list(known_devices().values())
+    return tuple(_row(kind, distributions) for kind in kinds)
 
 
 def _row(kind: DeviceKind, distributions: Mapping[str, list[str]]) -> DeviceRow:
@@ -241,4 +333,5 @@ def _row(kind: DeviceKind, distributions: Mapping[str, list[str]]) -> DeviceRow:
         lacking=lacking,
         install=kind.install,
         note=kind.note,
+        on_request=kind.on_request,
     )

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,36 @@ class Latency:
     """Timed runs behind these numbers."""
     contended: float
     """Share of samples that waited for a busy processor, 0 to 1: above two thirds, distrust the wall times."""
+
+
+@runtime_checkable
+class TimingDevice(Device, Protocol):
+    """A device that is not here, and times its networks where they run."""
+
+    def time(
+        self, runnables: Mapping[K, Runnable], inputs: Mapping[K, Array], protocol: MeasureProtocol
+    ) -> dict[K, Latency | Unsupported]:
+        """Time networks that it compiled in one session, in turns, as :func:`measure` does.
+
+        A network that takes the device down is unsupported, with the reason.
+
+        Raises:
+            DeviceError: the device went away and did not come back.
+        """
+        ...
+
+
+@runtime_checkable
+class QueueDevice(TimingDevice, Protocol):
+    """One that takes long over a network, but works on many at a time."""
+
+    def announce(self, modules: Sequence[tuple[nn.Module, Tensor]]) -> None:
+        """Begin with (module, example input) pairs that it will be asked to compile.
+
+        Raises:
+            DeviceError: the device is out of order.
+        """
+        ...
 
 
 class SystemClock:
@@ -190,6 +220,19 @@ def measure(
     return {name: meter.latency(protocol) for name, meter in zip(runnables, meters, strict=True)}
 
 
+def time_networks(
+    device: Device, runnables: Mapping[K, Runnable], inputs: Mapping[K, Array], protocol: MeasureProtocol
+) -> dict[K, Latency | Unsupported]:
+    """Time networks of this device in one session: by the loop here, or the device's own where it has one.
+
+    Raises:
+        DeviceError: as :func:`measure`.
+    """
+    if isinstance(device, TimingDevice):
+        return device.time(runnables, inputs, protocol)
+    return dict(measure(runnables, inputs, protocol, device.clock))
+
+
 def measure_modules(
     device: Device,
     modules: Mapping[K, tuple[nn.Module, Tensor]],
@@ -216,7 +259,7 @@ def measure_modules(
             if on_compiled is not None:
                 on_compiled(key)
         inputs = {key: modules[key][1].numpy() for key in runnables}
-        latencies = measure(runnables, inputs, protocol, device.clock)
+        latencies = time_networks(device, runnables, inputs, protocol)
     finally:
         for runnable in runnables.values():
             runnable.close()

@@ -21,6 +21,7 @@ from netgraft.devices import (
     MeasureProtocol,
     OnnxDevice,
     OnnxParts,
+    QueueDevice,
     Runnable,
     Unsupported,
     measure_modules,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 class LatencyStages(SurrogateStages):
     """Measures on the device; each shape's operators are an artifact of their own."""
+
+    _announced = False
 
     @cached_property
     def device(self) -> Device:
@@ -98,14 +101,29 @@ class LatencyStages(SurrogateStages):
 
     def _profile(self, site: Site, operators: tuple[str, ...]) -> dict[str, Any]:
         """All operators at one site, timed in turns."""
-        block, example = self.teacher.module.get_submodule(site.path), site.example(self.config.size)
-        modules = {name: deploy(block if name == KEEP else self.pool[name].start(block, site)) for name in operators}
+        if isinstance(self.device, QueueDevice):
+            self._announce(self.device)
         timed = self._time(
-            {name: (module, example) for name, module in modules.items()},
+            self._blocks(site, operators),
             self.config.device.samples,
             lambda name, module, _: self._compile_block(site, name, module),
         )
         return {name: latency_row(entry) for name, entry in timed.items()}
+
+    def _blocks(self, site: Site, operators: tuple[str, ...]) -> dict[str, tuple[nn.Module, Tensor]]:
+        """Deployed blocks for a site by operator, each with its input."""
+        block, example = self.teacher.module.get_submodule(site.path), site.example(self.config.size)
+        return {
+            name: (deploy(block if name == KEEP else self.pool[name].start(block, site)), example) for name in operators
+        }
+
+    def _announce(self, device: QueueDevice) -> None:
+        """Every block of every shape, once, before the first is waited for."""
+        if not self._announced:
+            self._announced = True
+            shapes = {site.shape_key: site for site in reversed(self.sites)}
+            for site in shapes.values():
+                device.announce(list(self._blocks(site, options_for(site, self.pool)).values()))
 
     def _time_whole(
         self, networks: Networks, samples: int, files: Mapping[str, Path] | None = None
