@@ -28,6 +28,7 @@ from netgraft.store import RunStore
 
 TEAL, GRAY, PINK, BLUE, AMBER, VIOLET = "#0e9384", "#667085", "#d6457f", "#2e6fd8", "#d98a00", "#7a5af8"
 RED = "#b42318"
+CYCLE = (TEAL, AMBER, VIOLET, PINK, BLUE, GRAY)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
