@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format install aarch64 clean
 
 demo: install
 	$(BIN)/netgraft run --preset demo --out runs/demo
@@ -32,5 +32,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+# For one test: an aarch64 Python with ONNX Runtime, run by qemu-user. Needs Debian's apt and qemu-user-static.
+aarch64:
+	tests/devices/aarch64.sh .aarch64
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .aarch64 runs

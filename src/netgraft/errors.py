@@ -6,6 +6,7 @@
     ├── ImageError                an image that cannot be read, written or handled
     ├── DatasetError              a folder of images that cannot serve as a dataset
     ├── DeviceError               a device that is missing, fails or gives nonsense
+    │   └── DeviceLost            one that does not answer any more: nothing follows for the network
     ├── ExportError               a network that cannot be exported, or whose export disagrees
     ├── SearchError               an objective or option table that cannot be searched
     └── StoreError                a run folder that cannot be read or written
@@ -39,6 +40,10 @@ class DeviceError(NetgraftError):
     """A device that is missing, fails or gives nonsense."""
 
 
+class DeviceLost(DeviceError):
+    """A device that does not answer any more, which tells nothing about the network that it was to run."""
+
+
 class ExportError(NetgraftError):
     """A network that cannot be exported, or whose export disagrees with it."""
 
@@ -49,3 +54,9 @@ class SearchError(NetgraftError):
 
 class StoreError(NetgraftError):
     """A run folder that cannot be read or written."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a runtime's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

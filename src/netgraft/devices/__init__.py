@@ -35,6 +35,7 @@ from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
 from netgraft.devices.qnn import Placement, QnnCompiler
+from netgraft.devices.remote import RemoteDevice
 
 __all__ = [
     "DEVICES",
@@ -59,6 +60,7 @@ __all__ = [
     "Placement",
     "QnnCompiler",
     "QueueDevice",
+    "RemoteDevice",
     "Runnable",
     "SystemClock",
     "TimingDevice",

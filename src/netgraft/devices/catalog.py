@@ -3,20 +3,24 @@
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
 single precision, or the 8 bits of an NPU that has no other. So ``openvino``, ``openvino:int8``,
 ``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and nowhere else; only phones may also go
-by Qualcomm AI Hub's own names. Other packages may bring devices of their own (:mod:`netgraft.devices.plugins`).
+by Qualcomm AI Hub's own names, and devices elsewhere say where (:mod:`netgraft.devices.places`). Other packages may
+bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from netgraft.devices import places
+from netgraft.devices.adb import INSTALL as ADB
+from netgraft.devices.adb import lacking_phone
 from netgraft.devices.aihub import AiHubDevice
 from netgraft.devices.aihub_client import INSTALL as AIHUB
 from netgraft.devices.aihub_client import lacking_token
@@ -26,7 +30,8 @@ from netgraft.devices.fake import FakeDevice
 from netgraft.devices.int8_device import Int8Device
 from netgraft.devices.litert import LitertDevice
 from netgraft.devices.onnx_int8 import quantize_onnx
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice, lacking_provider
+from netgraft.devices.onnx_session import lacking_provider
+from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
 from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
 from netgraft.devices.phones import PHONES
@@ -146,6 +151,12 @@ def _suffix(precision: str) -> str:
     return "" if precision == "fp16" else f":{precision}"
 
 
+def _elsewhere(name: str) -> Callable[[int], Device]:
+    opener = places.opener(name)
+    assert opener is not None, "it is a name of that kind"
+    return opener
+
+
 def _provider(name: str, provider: str, install: str, what: str) -> DeviceKind:
     """ONNX Runtime with another execution provider than its own for the processor."""
     return DeviceKind(
@@ -222,6 +233,24 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
             *(_qnn(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
             *(_aihub(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
             DeviceKind(
+                name=places.HOST,
+                open=_elsewhere(places.HOST),
+                modules=(),
+                install=places.NAME_ONE,
+                note="ONNX Runtime on another machine over SSH; it needs Python 3.10, NumPy and ONNX Runtime",
+                lacking=places.lacking_machine,
+                on_request=True,
+            ),
+            DeviceKind(
+                name="adb",
+                open=_elsewhere("adb"),
+                modules=("ai_edge_litert", "litert_torch"),
+                install=f"{LITERT}; {ADB}",
+                note="LiteRT's benchmark_model on the only Android phone; adb:SERIAL for one of several",
+                lacking=lacking_phone,
+                on_request=True,
+            ),
+            DeviceKind(
                 name="fake",
                 open=lambda threads: FakeDevice(),
                 modules=(),
@@ -273,7 +302,20 @@ def find_device(name: str) -> DeviceKind:
     # The hub's own names are in capitals, ours are not: a misspelled one of ours is still told.
     if name not in known and backend == "aihub" and phone != phone.lower():
         return _aihub(phone.removesuffix(":int8"), "int8" if phone.endswith(":int8") else "fp16")
-    return lookup("device", name, known)
+    opener = None if name in known else places.opener(name)
+    if opener is None:
+        return lookup("device", name, known)
+    like = known["adb" if name.startswith("adb") else places.HOST]
+    return replace(like, name=name, open=opener, lacking=partial(_lacking_there, opener))
+
+
+def _lacking_there(opener: Callable[[int], Device]) -> str:
+    """What keeps a device elsewhere from being opened."""
+    try:
+        opener(1)
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def timed_kind(name: str) -> DeviceKind:

@@ -11,11 +11,14 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    # What this module says is needed on machines without torch too, see :mod:`netgraft.devices.worker`.
+    from torch import Tensor, nn
 
 Array = NDArray[np.float32]
 
@@ -126,6 +129,10 @@ def host_hardware() -> str:
         for line in cpuinfo.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    board = Path("/proc/device-tree/model")
+    if board.is_file():
+        # Arm boards: their processors have no name there.
+        return board.read_text(errors="replace").rstrip("\0\n")
     return platform.processor() or platform.machine()
 
 

@@ -15,14 +15,17 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from netgraft.devices.device import Array, Clock, Device, Runnable, Unsupported
 from netgraft.errors import DeviceError
+
+if TYPE_CHECKING:
+    # The loop runs on machines without torch too, see :mod:`netgraft.devices.worker`.
+    from torch import Tensor, nn
 
 K = TypeVar("K", bound=Hashable)
 BoolArray = NDArray[np.bool_]
@@ -95,7 +98,7 @@ class TimingDevice(Device, Protocol):
         A network that takes the device down is unsupported, with the reason.
 
         Raises:
-            DeviceError: the device went away and did not come back.
+            DeviceLost: the device went away and did not come back.
         """
         ...
 
@@ -123,18 +126,61 @@ class SystemClock:
         return time.process_time()
 
 
-@dataclass(slots=True)
-class _Meter:
-    """A network in the session, with what was seen of it."""
+@dataclass(slots=True, kw_only=True)
+class Samples:
+    """What was seen of a network in a session."""
+
+    repeats: int = 1
+    """Runs inside one sample."""
+    wall_ms: list[float] = field(default_factory=list)
+    """Wall time of one run in each sample."""
+    cpu_ms: list[float] = field(default_factory=list)
+    """Processor time of one run in each sample, over all threads."""
+
+    def as_dict(self) -> dict[str, int | list[float]]:
+        """Plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    def add(self, wall_ms: float, cpu_ms: float) -> None:
+        """Note another sample."""
+        self.wall_ms.append(wall_ms)
+        self.cpu_ms.append(cpu_ms)
+
+    def waited(self) -> BoolArray:
+        """(samples,) which of them had to wait for a processor."""
+        return np.asarray(self.wall_ms) > CONTENDED_RATIO * np.asarray(self.cpu_ms)
+
+    def done(self, protocol: MeasureProtocol) -> bool:
+        """Whether they are what the protocol asks for."""
+        most = len(self.wall_ms) >= protocol.most_samples * protocol.samples
+        enough = most or int((~self.waited()).sum()) >= protocol.samples
+        return enough and self.repeats * sum(self.wall_ms) >= 1e3 * protocol.min_seconds
+
+    def latency(self, protocol: MeasureProtocol) -> Latency:
+        """Of the samples that did not wait, if they are as many as were asked for; otherwise of all."""
+        waited = self.waited()
+        used = ~waited if int((~waited).sum()) >= protocol.samples else np.ones_like(waited)
+        wall, cpu = np.asarray(self.wall_ms)[used], np.asarray(self.cpu_ms)[used]
+        q25, median, q75 = (float(value) for value in np.quantile(wall, [0.25, 0.5, 0.75]))
+        return Latency(
+            median_ms=median,
+            q25_ms=q25,
+            q75_ms=q75,
+            cpu_median_ms=float(np.median(cpu)),
+            runs=self.repeats * len(wall),
+            contended=float(np.mean(waited)),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Meter:
+    """Takes samples of a network."""
 
     name: object
     runnable: Runnable
     x: Array
     clock: Clock
-    repeats: int = 1
-    """Runs inside one sample."""
-    wall_ms: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
 
     def run(self, repeats: int) -> tuple[float, float]:
         """Wall and processor time of one run, in ms, as the average over ``repeats`` of them."""
@@ -158,36 +204,13 @@ class _Meter:
             best = min(best, ms)
             if self.clock.wall() >= until:
                 break
-        self.repeats = max(1, math.ceil(protocol.min_sample_ms / best)) if best > 0 else 1
+        if not self.samples.wall_ms:
+            # The samples of one network are averages over as many runs each.
+            self.samples.repeats = max(1, math.ceil(protocol.min_sample_ms / best)) if best > 0 else 1
 
     def sample(self) -> None:
-        wall_ms, cpu_ms = self.run(self.repeats)
-        self.wall_ms.append(wall_ms)
-        self.cpu_ms.append(cpu_ms)
-
-    def waited(self) -> BoolArray:
-        """(samples,) which of them had to wait for a processor."""
-        return np.asarray(self.wall_ms) > CONTENDED_RATIO * np.asarray(self.cpu_ms)
-
-    def done(self, protocol: MeasureProtocol) -> bool:
-        most = len(self.wall_ms) >= protocol.most_samples * protocol.samples
-        enough = most or int((~self.waited()).sum()) >= protocol.samples
-        return enough and self.repeats * sum(self.wall_ms) >= 1e3 * protocol.min_seconds
-
-    def latency(self, protocol: MeasureProtocol) -> Latency:
-        """Of the samples that did not wait, if they are as many as were asked for; otherwise of all."""
-        waited = self.waited()
-        used = ~waited if int((~waited).sum()) >= protocol.samples else np.ones_like(waited)
-        wall, cpu = np.asarray(self.wall_ms)[used], np.asarray(self.cpu_ms)[used]
-        q25, median, q75 = (float(value) for value in np.quantile(wall, [0.25, 0.5, 0.75]))
-        return Latency(
-            median_ms=median,
-            q25_ms=q25,
-            q75_ms=q75,
-            cpu_median_ms=float(np.median(cpu)),
-            runs=self.repeats * len(wall),
-            contended=float(np.mean(waited)),
-        )
+        """Take one sample."""
+        self.samples.add(*self.run(self.samples.repeats))
 
 
 def measure(
@@ -205,19 +228,30 @@ def measure(
         DeviceError: a network fails while it runs, or takes no time at all although it must reach
         ``min_seconds``.
     """
-    meters = [_Meter(name, runnable, inputs[name], clock) for name, runnable in runnables.items()]
+    meters = [Meter(name=name, runnable=runnable, x=inputs[name], clock=clock) for name, runnable in runnables.items()]
     for meter in meters:
         meter.warm_up(protocol)
+    sample_in_turns(meters, protocol, on_round)
+    return {name: meter.samples.latency(protocol) for name, meter in zip(runnables, meters, strict=True)}
+
+
+def sample_in_turns(
+    meters: Sequence[Meter], protocol: MeasureProtocol, on_round: Callable[[int], None] | None = None
+) -> None:
+    """Sample networks that are warm until each has what the protocol asks for; samples that they have count.
+
+    Raises:
+        DeviceError: as :func:`measure`.
+    """
     rng = np.random.default_rng(protocol.seed)
-    rounds, waiting = 0, list(meters)
+    rounds, waiting = 0, [meter for meter in meters if not meter.samples.done(protocol)]
     while waiting:
         _sample_all(waiting, rng.permutation(len(waiting)).tolist())
         rounds += 1
         if on_round is not None:
             on_round(rounds)
-        waiting = [meter for meter in waiting if not meter.done(protocol)]
+        waiting = [meter for meter in waiting if not meter.samples.done(protocol)]
         _refuse_timeless(waiting, protocol)
-    return {name: meter.latency(protocol) for name, meter in zip(runnables, meters, strict=True)}
 
 
 def time_networks(
@@ -272,12 +306,12 @@ def drift_percent(reference_ms: Mapping[K, float]) -> dict[K, float]:
     return {session: 100 * (ms / middle_ms - 1) for session, ms in reference_ms.items()}
 
 
-def _sample_all(meters: Sequence[_Meter], order: Sequence[int]) -> None:
+def _sample_all(meters: Sequence[Meter], order: Sequence[int]) -> None:
     for i in order:
         meters[i].sample()
 
 
-def _refuse_timeless(waiting: Sequence[_Meter], protocol: MeasureProtocol) -> None:
+def _refuse_timeless(waiting: Sequence[Meter], protocol: MeasureProtocol) -> None:
     for meter in waiting:
-        if len(meter.wall_ms) >= protocol.samples and sum(meter.wall_ms) <= 0:
+        if len(meter.samples.wall_ms) >= protocol.samples and sum(meter.samples.wall_ms) <= 0:
             raise DeviceError(f"{meter.name} takes no time on this clock: set min_seconds to 0 to measure it")

@@ -21,7 +21,7 @@ from netgraft.devices.device import (
 from netgraft.devices.measure import SystemClock
 from netgraft.devices.onnx_graph import INPUT, OUTPUT, onnx_bytes
 from netgraft.devices.parity import disagreement, torch_output
-from netgraft.errors import DeviceError, ExportError
+from netgraft.errors import DeviceError, DeviceLost, ExportError
 
 
 class OnnxDevice(ABC):
@@ -118,10 +118,16 @@ class OnnxDevice(ABC):
 def checked(
     open_network: Callable[[], Runnable], module: nn.Module, example: Tensor, precision: str
 ) -> Runnable | Unsupported:
-    """The opened network, if it computes what ``module`` does as far as ``precision`` lets it."""
+    """The opened network, if it computes what ``module`` does as far as ``precision`` lets it.
+
+    Raises:
+        DeviceLost: the device went away meanwhile.
+    """
     try:
         runnable = open_network()
         restored = runnable.run(example.numpy())
+    except DeviceLost:
+        raise
     except (DeviceError, ExportError) as error:
         return Unsupported(str(error))
     reason = disagreement(restored, torch_output(module, example), precision)
@@ -142,9 +148,3 @@ def check_ends(names: Sequence[str]) -> None:
             f"it goes from and to {', '.join(names)}: "
             f"a file made by netgraft has one input {INPUT!r} and one output {OUTPUT!r}"
         )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a runtime's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_device import first_line
 from netgraft.devices.onnx_graph import INPUT
-from netgraft.devices.onnxruntime import runtime_errors
-from netgraft.errors import ExportError
+from netgraft.devices.onnx_session import runtime_errors
+from netgraft.errors import ExportError, first_line
 
 
 def quantize_onnx(content: bytes, calibration: Array) -> bytes:

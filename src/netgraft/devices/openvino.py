@@ -11,9 +11,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from netgraft.devices.device import Array, DeviceDescription, Runnable
-from netgraft.devices.onnx_device import OnnxDevice, check_ends, first_line
+from netgraft.devices.onnx_device import OnnxDevice, check_ends
 from netgraft.devices.onnx_graph import INPUT
-from netgraft.errors import DeviceError
+from netgraft.errors import DeviceError, first_line
 
 TELEMETRY = "openvino_telemetry"
 PROFILE_RUNS, PROFILE_WARMUP = 12, 4

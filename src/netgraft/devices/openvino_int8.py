@@ -18,11 +18,10 @@ import numpy as np
 import onnx
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_device import first_line
 from netgraft.devices.onnx_graph import INPUT
-from netgraft.devices.onnxruntime import runtime_errors
+from netgraft.devices.onnx_session import runtime_errors
 from netgraft.devices.openvino import without_telemetry
-from netgraft.errors import DeviceError, ExportError
+from netgraft.errors import DeviceError, ExportError, first_line
 
 
 def quantize_with_nncf(content: bytes, calibration: Array) -> bytes:

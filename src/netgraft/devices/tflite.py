@@ -23,8 +23,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_device import first_line
-from netgraft.errors import DeviceError, ExportError
+from netgraft.errors import DeviceError, ExportError, first_line
 
 INSTALL = "pip install 'netgraft[litert]'"
 SIGNATURE, INPUT = "serving_default", "args_0"
