@@ -54,6 +54,22 @@ def test_gradient_of_the_kernel_is_that_of_finite_differences() -> None:
     assert pullback(weights) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+def test_the_prior_is_normal_where_sites_share_and_hyperbolic_at_a_site() -> None:
+    """Two standard deviations away: 2**2 / 2, and sqrt(1 + 2**2) - 1; the gradient is that of finite differences."""
+    kernel = Kernel(Encoder(Space((3, 2, 4))))
+    shared, own = kernel.prior_mean.copy(), kernel.prior_mean.copy()
+    shared[1] += 2 * 1.5
+    own[8] += 2 * 0.7
+    assert kernel.prior_loss(kernel.prior_mean)[0] == 0.0
+    assert kernel.prior_loss(shared)[0] == pytest.approx(2.0)
+    assert kernel.prior_loss(own)[0] == pytest.approx(np.sqrt(5.0) - 1.0)
+    theta = kernel.prior_mean + np.random.default_rng(0).normal(0, 2, 17)
+    expected = [
+        (kernel.prior_loss(theta + step)[0] - kernel.prior_loss(theta - step)[0]) / 2e-5 for step in 1e-5 * np.eye(17)
+    ]
+    assert kernel.prior_loss(theta)[1] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
 def fitted(evaluate, space: Space, n: int) -> tuple[Gps, np.ndarray]:  # type: ignore[no-untyped-def]
     rows = space.latin(np.random.default_rng(0), n)
     gps = Gps(space, [0, 1], 2)

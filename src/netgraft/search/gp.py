@@ -49,21 +49,21 @@ class Gp:
 
     def _learn(self, data: Relation, target: FloatArray, steps: int) -> FloatArray:
         """The log parameters that maximize likelihood times prior, by L-BFGS."""
-        center, spread = self._kernel.prior_mean, self._kernel.prior_sd
+        center = self._kernel.prior_mean
 
         def loss(theta: FloatArray) -> tuple[float, FloatArray]:
             covariance, pullback = self._kernel.covariance_and_pullback(theta, data)
             factor = _factorize(covariance, np.exp(theta[NOISE]) + _MIN_NOISE)
             dual = cho_solve((factor, True), target)  # type: ignore[no-untyped-call]
-            deviation = (theta - center) / spread
-            value = 0.5 * target @ dual + np.log(np.diag(factor)).sum() + 0.5 * deviation @ deviation
+            prior, slope = self._kernel.prior_loss(theta)
+            value = 0.5 * target @ dual + np.log(np.diag(factor)).sum() + prior
             # d loss / d covariance (Rasmussen and Williams, 2006, eq. 5.9).
             inverse = lapack.dpotri(factor, lower=True)[0]  # type: ignore[attr-defined]
             inverse = np.tril(inverse) + np.tril(inverse, -1).T
             outer = 0.5 * (inverse - np.outer(dual, dual))
             gradient = pullback(outer)
             gradient[NOISE] = np.exp(theta[NOISE]) * np.trace(outer)
-            return float(value), gradient + deviation / spread
+            return float(value), gradient + slope
 
         bounds = np.stack([center - _BOUNDS, center + _BOUNDS], axis=1)
         found = scipy_minimize(  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ exact front is the design, and the GPs start from which sites it says to matter.
 assignment with the largest expected hypervolume improvement (EHVI) in a pool that is grown toward it: the
 exact front of the learned additive model, crossovers and mutations of the best, and finally a local search
 over single swaps. With no interactions the pool's exact front decides, with strong ones the pair kernel does.
+When promised improvements fail to come one after the other, the GPs are believed less and less.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ NOISE_SHARE = 0.01
 """Noise above this share of an objective's range is smoothed away before improvements are computed."""
 PATIENCE = 5
 """Proposals in a row without a notable expected gain after which the search stops."""
+TRUST = 5
+"""Proposals in a row that may bring nothing before the GPs are doubted."""
+DOUBT = 0.2
+"""What each further one adds to the factor by which the GPs' standard deviations are widened."""
+MOST_DOUBT = 3.0
+"""The largest factor."""
 
 
 @dataclass(slots=True)
@@ -66,13 +73,15 @@ class _Judge:
     gps: Gps
     ledger: Ledger
     boxes: Boxes
+    widening: float
+    """Factor on the GPs' standard deviations."""
 
     def predict(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation (p, M) of rows (p, S), known objectives exact."""
         mean, sd = self.gps.predict(rows)
         for index, objective in self.ledger.known.items():
             mean[:, index] = objective(rows)
-        return mean, sd
+        return mean, self.widening * sd
 
     def extend(self, pool: _Pool | None, rows: IntArray) -> _Pool:
         """The pool with those of ``rows`` that are new."""
@@ -102,14 +111,17 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
     objectives = ledger.costs.shape[1]
     ledger.ask(_design(ledger, rng))
     gps = Gps(space, [m for m in range(objectives) if m not in ledger.known], objectives, ledger.guess)
-    idle = 0
+    idle = vain = 0
     while ledger.remaining:
         gps.fit(ledger.assignments, ledger.costs, FIT_STEPS)
-        proposal, gain = propose(ledger, gps, rng)
-        idle = idle + 1 if gain < tolerance * ledger.volume() else 0
+        widening = min(1.0 + DOUBT * max(0, vain - TRUST), MOST_DOUBT)
+        proposal, gain = propose(ledger, gps, rng, widening)
+        before = ledger.volume()
+        idle = idle + 1 if gain < tolerance * before else 0
         if idle >= PATIENCE:
             return True
         ledger.ask(proposal)
+        vain = 0 if ledger.volume() > before else vain + 1
     return False
 
 
@@ -136,12 +148,12 @@ def _latin(ledger: Ledger, rng: np.random.Generator, n: int) -> IntArray:
     return np.concatenate([rows[allowed], others, rows[~allowed]])[:n]
 
 
-def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator) -> tuple[IntArray, float]:
-    """The next assignment (1, S) and its EHVI."""
+def propose(ledger: Ledger, gps: Gps, rng: np.random.Generator, widening: float) -> tuple[IntArray, float]:
+    """The next assignment (1, S) and its EHVI, with the GPs' standard deviations times ``widening``."""
     space = ledger.space
     # What a known limit forbids must not take room from what it allows.
     allowed = ledger.constraints.allowed(ledger.assignments)
-    judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps)[allowed], ledger.reference()))
+    judge = _Judge(gps, ledger, boxes_below(_believed(ledger, gps)[allowed], ledger.reference()), widening)
     pool = judge.extend(None, space.everything()) if space.size <= SMALL else _grow(judge, rng)
     top = float(pool.gain.max())
     best = np.flatnonzero(pool.gain == top)

@@ -26,8 +26,10 @@ from netgraft.search.space import FloatArray, IntArray, Space
 ADDITIVE, PAIRS, NEIGHBORS, SHARES, HAMMING, HAMMING_LENGTH, ORDER, NOISE = range(8)
 """Where the log parameters that are one for all sites stand; S additive weights, S pair weights and S lengths of
 the order follow. The noise is a parameter of the process that uses the kernel, and not in the covariance."""
-_PRIOR_MEAN = np.log([1.0, 0.2, 0.05, 0.05, 0.1, 0.5, 0.01, 1e-4])
-_PRIOR_SD = np.array([1.5, 1.5, 1.5, 1.5, 1.5, 0.5, 1.5, 2.0])
+# The additive part has the narrowest prior: few evaluations, spread evenly, underestimate its variance, and the
+# GP would be too sure of what it has hardly seen.
+_PRIOR_MEAN = np.log([3.0, 0.2, 0.05, 0.05, 0.1, 0.5, 0.01, 1e-4])
+_PRIOR_SD = np.array([0.4, 1.5, 1.5, 1.5, 1.5, 0.5, 1.5, 2.0])
 _WEIGHT_PRIOR_SD = 0.7
 """Of the log weight of a site, around 0."""
 _WEIGHT_PRIOR_RANGE = 3.0
@@ -145,9 +147,21 @@ class Kernel:
         weights = np.zeros(sites) if spread is None or not spread.any() else _log_weights(spread)
         # A pair's weight is the product of two: with half the logarithm each it is the mean of what is expected.
         self.prior_mean = np.concatenate([_PRIOR_MEAN, weights, 0.5 * weights, np.full(sites, _ORDER_LENGTH)])
-        self.prior_sd = np.concatenate(
+        self._prior_sd = np.concatenate(
             [_PRIOR_SD, np.full(2 * sites, _WEIGHT_PRIOR_SD), np.full(sites, _ORDER_LENGTH_SD)]
         )
+
+    def prior_loss(self, theta: FloatArray) -> tuple[float, FloatArray]:
+        """Minus the log prior density of the parameters, up to a constant, and its gradient (8 + 3 S,).
+
+        Normal for the parameters that all sites share, hyperbolic for those of a single site: normal near the mean,
+        with exponential tails, so that a site that does not matter to this objective can be told to be just that.
+        """
+        shared = len(_PRIOR_MEAN)
+        deviation = (theta - self.prior_mean) / self._prior_sd
+        root = np.sqrt(1.0 + deviation[shared:] ** 2)
+        slope = np.concatenate([deviation[:shared], deviation[shared:] / root])
+        return float(0.5 * (deviation[:shared] ** 2).sum() + (root - 1.0).sum()), slope / self._prior_sd
 
     def site_weights(self, theta: FloatArray) -> FloatArray:
         """(S,) variance of the additive effects at each site."""
