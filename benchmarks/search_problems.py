@@ -1,6 +1,6 @@
 """Standard problems with a published maximum hypervolume, cut into grids of options.
 
-    python benchmarks/search_problems.py [--problems ZDT1,BraninCurrin] [--methods auto,random] [--seeds 3]
+    python benchmarks/search_problems.py [--problems ZDT1,BraninCurrin] [--methods auto,random] [--first-seed 60]
 
 BraninCurrin, ZDT1 to ZDT3 and VehicleSafety as in BoTorch, with its reference points. Each variable becomes a
 site whose options are evenly spaced values. The searches treat the options as categories: none is told that
@@ -8,7 +8,8 @@ they are ordered, which these problems are and operators of a network are not. O
 variable. For ZDT, whose front lies where all variables but the first are 0, every site's options are shuffled,
 or "the teacher's option everywhere else" would be the answer. Shares are of the hypervolume of the grid's true
 front, by enumeration; what the grid itself reaches of the published maximum stands beside it. Printed is the
-mean and worst after 50 evaluations and at the end, then one line of JSON.
+mean and worst after 50 evaluations and at the end, then one line of JSON. ``auto`` was developed on seeds 100
+to 107, on these problems: the default seeds, 60 to 64, differ in the design that the search starts from.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ class Grid:
         return len(front), hypervolume(front, self.reference)
 
 
-def searches(name: str, methods: list[str], seeds: int, budget: int) -> Iterator[dict[str, Any]]:
+def searches(name: str, methods: list[str], seeds: range, budget: int) -> Iterator[dict[str, Any]]:
     """One record a method and seed."""
     grid = Grid(name)
     members, best = grid.truth()
     published = float(grid.problem.max_hv)
     for method in methods:
-        for seed in range(seeds):
+        for seed in seeds:
             began = time.process_time()
             result = minimize(
                 grid.evaluate,
@@ -98,15 +99,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=60)
     parser.add_argument("--budget", type=int, default=100)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     records: list[dict[str, Any]] = []
     end, middle = str(arguments.budget), str(min(MIDDLE, arguments.budget))
     print(f"{'problem':<15}{'method':<10}{'at ' + middle:>8}{'worst':>8}{'at ' + end:>8}{'worst':>8}{'CPU s':>8}")
     for name in arguments.problems.split(","):
-        mine = list(searches(name, arguments.methods.split(","), arguments.seeds, arguments.budget))
+        mine = list(searches(name, arguments.methods.split(","), seeds, arguments.budget))
         records += mine
         for method in arguments.methods.split(","):
             runs = [record for record in mine if record["method"] == method]
