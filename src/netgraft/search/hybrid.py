@@ -46,6 +46,8 @@ PATIENCE = 5
 """Proposals in a row without a notable expected gain after which the search stops."""
 TRUST = 5
 """Proposals in a row that may bring nothing before the GPs are doubted."""
+ROUNDING = 1e-9
+"""A gain of at most this share of the hypervolume is none: equal costs may differ by rounding."""
 DOUBT = 0.2
 """What each further one adds to the factor by which the GPs' standard deviations are widened."""
 MOST_DOUBT = 3.0
@@ -121,7 +123,7 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
         if idle >= PATIENCE:
             return True
         ledger.ask(proposal)
-        vain = 0 if ledger.volume() > before else vain + 1
+        vain = 0 if ledger.volume() > before * (1 + ROUNDING) else vain + 1
     return False
 
 
