@@ -38,7 +38,7 @@ STAGE_HELP = {
     "report": "Write result.json and report.html.",
 }
 
-app.command()(run)
+app.command("run")(run)
 for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
 for command in (restore, evaluate, train, devices):

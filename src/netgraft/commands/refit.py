@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,44 +37,12 @@ MinPsnr = Annotated[
 ]
 
 
-def run(
-    out: Out,
-    config: Config = None,
-    preset: Preset = None,
-    teacher: TeacherFile = None,
-    max_loss_db: MaxLoss = None,
-    max_latency_ms: MaxLatency = None,
-    max_macs: MaxMacs = None,
-    max_params: MaxParams = None,
-    max_size_bytes: MaxSize = None,
-    min_psnr_db: MinPsnr = None,
-    as_json: Json = False,
-) -> None:
-    """Refit a network: every stage, from the checkpoint to the exported student and its report."""
-    from netgraft.pipeline import refit
-    from netgraft.tables import result_table
-
-    chosen = _config(
-        out,
-        config,
-        preset,
-        teacher,
-        max_loss_db=max_loss_db,
-        max_latency_ms=max_latency_ms,
-        max_macs=max_macs,
-        max_params=max_params,
-        max_size_bytes=max_size_bytes,
-        min_psnr_db=min_psnr_db,
-    )
-    with progress_bars() as progress:
-        figures = refit(chosen, out, progress)
-    out_console.print(result_table(figures))
-    out_console.print(f"report: {out / 'report.html'}")
-    finish(figures, as_json)
+Work = Callable[[RunConfig, Path], dict[str, Any]]
+"""Does what a command is for in a run folder, shows it, and returns its document."""
 
 
-def stage_command(name: str) -> Callable[..., None]:
-    """The command that runs one stage, and what it needs, in a run folder."""
+def _command(work: Work, description: str | None) -> Callable[..., None]:
+    """A command with the options that all have that work on a run folder."""
 
     def command(
         out: Out,
@@ -89,10 +57,6 @@ def stage_command(name: str) -> Callable[..., None]:
         min_psnr_db: MinPsnr = None,
         as_json: Json = False,
     ) -> None:
-        from netgraft.pipeline import STAGES
-        from netgraft.stages import Run
-        from netgraft.tables import stage_table
-
         chosen = _config(
             out,
             config,
@@ -105,16 +69,45 @@ def stage_command(name: str) -> Callable[..., None]:
             max_size_bytes=max_size_bytes,
             min_psnr_db=min_psnr_db,
         )
+        finish(work(chosen, out), as_json)
+
+    command.__doc__ = description
+    return command
+
+
+def _refit(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Refit a network: every stage, from the checkpoint to the exported student and its report."""
+    from netgraft.pipeline import refit
+    from netgraft.tables import result_table
+
+    with progress_bars() as progress:
+        figures = refit(config, out, progress)
+    out_console.print(result_table(figures))
+    out_console.print(f"report: {out / 'report.html'}")
+    return figures
+
+
+run = _command(_refit, _refit.__doc__)
+
+
+def stage_command(name: str) -> Callable[..., None]:
+    """The command that runs one stage, and what it needs, in a run folder."""
+
+    def work(config: RunConfig, out: Path) -> dict[str, Any]:
+        from netgraft.pipeline import STAGES
+        from netgraft.stages import Run
+        from netgraft.tables import stage_table
+
         store = RunStore(out)
         with progress_bars() as progress, store.lock():
-            this = Run(chosen, store, progress)
+            this = Run(config, store, progress)
             STAGES[name](this)
             table, document = stage_table(name, this)
         out_console.print(table)
         out_console.print(f"artifacts: {out}")
-        finish(document, as_json)
+        return dict(document)
 
-    return command
+    return _command(work, None)
 
 
 def _config(
