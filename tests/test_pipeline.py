@@ -243,13 +243,13 @@ def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
     assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
 
 
-def test_a_device_of_fewer_bits_is_told_of_beside_its_figures() -> None:
+def test_a_device_of_fewer_bits_that_cannot_be_judged_is_told_of_beside_its_figures() -> None:
     """The exported files, which quality is judged by, are in fp32 whatever the latencies were measured in."""
-    assert warnings_of({"precision": "fp32"}, {"a": 0.0}) == []
-    (precision,) = warnings_of({"precision": "int8"}, {"a": 0.0})
+    assert warnings_of({"device": "fp32", "judged": False}, {"a": 0.0}) == []
+    (precision,) = warnings_of({"device": "int8", "judged": False}, {"a": 0.0})
     assert "those of int8 networks" in precision
     assert "in fp32" in precision
-    assert len(warnings_of({"precision": "int8"}, {"a": 0.0, "b": 50.0})) == 2
+    assert len(warnings_of({"device": "int8", "judged": False}, {"a": 0.0, "b": 50.0})) == 2
 
 
 def test_a_session_on_a_slower_machine_is_told_apart(

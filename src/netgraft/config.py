@@ -104,6 +104,10 @@ class DeviceConfig(_Strict):
     """Timing samples of teacher and student in the final, interleaved session."""
     check_networks: int = Field(10, ge=3)
     """Random assignments that are measured whole, to see whether block latencies add up."""
+    calibration: int = Field(8, ge=1)
+    """Training crops, at the profiled size, that whole networks are quantized on, where the device has fewer bits."""
+    max_precision_loss_db: float = Field(0.3, ge=0)
+    """What fewer bits may cost the student at most, on the test images against fp32; else fp32 is delivered."""
 
     @field_validator("name")
     @classmethod

@@ -45,8 +45,10 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.baselines  # the same by other methods, where asked for
         run.finetuned  # the chosen one, fine-tuned from end to end
         run.exports  # as files that ship, with parity
-        run.evaluations  # on test images that nothing was chosen by
-        run.final_latency  # teacher and student, whole, in turns
+        run.forms  # and in the device's own precision, where that has fewer bits
+        run.single_evaluations  # on test images that nothing was chosen by
+        run.reduced_evaluations  # on the same, through the device's runtime
+        run.final_latency  # teacher and student, whole, in turns, in the precision that is delivered
         return write_report(run)
 
 
@@ -65,7 +67,7 @@ STAGES: Mapping[str, Callable[[Run], Any]] = MappingProxyType(
         "profile": lambda run: run.additivity,
         "search": lambda run: run.search,
         "finetune": lambda run: run.finetuned,
-        "export": lambda run: run.exports,
+        "export": lambda run: (run.exports, run.forms),
         "report": write_report,
     }
 )

@@ -6,14 +6,25 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from netgraft.data.images import ImagePair
+from netgraft.delivered import (
+    file_names,
+    form_names,
+    judged_form,
+    latency_of,
+    precision,
+    precision_protocol,
+    precision_warning,
+    quality_of,
+)
 from netgraft.devices import DRIFT_PERCENT, Latency
-from netgraft.evaluate import PROTOCOL, Evaluation, eight_bits
+from netgraft.evaluate import PROTOCOL, eight_bits
 from netgraft.imaging import RgbImage, psnr_db
 from netgraft.nets.footprint import Footprint
 from netgraft.report import (
@@ -28,12 +39,13 @@ from netgraft.report import (
     ReportData,
     SiteRow,
 )
-from netgraft.restore import OVERLAP, open_restorer
+from netgraft.restore import OVERLAP, Restorer
 from netgraft.search import non_dominated
 from netgraft.search.constraints import ROUNDING
 from netgraft.sites import KEEP
 from netgraft.stages import Run
 from netgraft.stages.judge import LATENCY, LOSS
+from netgraft.stages.run import SHIPPED
 from netgraft.stages.space import COUNTS
 
 SCHEMA = 1
@@ -60,16 +72,22 @@ def result(run: Run) -> dict[str, Any]:
     for name, module in modules.items():
         taken = Footprint.of(module, run.config.size)
         figures[name] = {
-            **_quality(run.evaluations[name]),
-            "latency_ms": _latency(run.final_latency[name]),
+            **quality_of(run.evaluations[name]),
+            "latency_ms": latency_of(run.final_latency[name]),
             "macs": taken.macs,
             "params": taken.params,
-            "size_bytes": run.exports[name].size_bytes,
+            "size_bytes": run.delivered(name).size_bytes,
             "parity_max_abs": run.exports[name].parity_max_abs,
+            "precision": run.precision.form,
+            "files": file_names(run.delivered(name)),
         }
+        if run.judged:
+            single = quality_of(run.single_evaluations[name])
+            figures[name] |= {f"fp32_{figure}": single[figure] for figure in ("psnr_db", "ssim")}
+    figures["precision"] = precision(run)
     figures["student"]["assignment"] = run.assignment
     figures["student"]["limits"] = limits = _limits(run, figures["student"])
-    figures["degraded"] = _quality(run.evaluations["degraded"])
+    figures["degraded"] = quality_of(run.evaluations["degraded"])
     figures["front"], figures["front_left_out"] = _front(run)
     figures["ceiling"] = dataclasses.asdict(run.ceiling)
     figures["device"] = run.device.description.as_dict()
@@ -81,7 +99,7 @@ def result(run: Run) -> dict[str, Any]:
     }
     figures["drift_percent"] = run.drift_percent
     figures["warnings"] = [
-        *warnings_of(figures["device"], run.drift_percent),
+        *warnings_of(figures["precision"], run.drift_percent),
         *filter(None, [run.choice_warning]),
         *limit_warnings(limits),
     ]
@@ -124,19 +142,9 @@ def limit_warnings(limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def warnings_of(device: Mapping[str, Any], drift: Mapping[str, float]) -> list[str]:
-    """What a reader must know before trusting a run's figures; device: its description as plain data."""
-    return [warning for warning in (precision_warning(str(device["precision"])), drift_warning(drift)) if warning]
-
-
-def precision_warning(precision: str) -> str | None:
-    """What is wrong with quality beside latency on a device of this precision; None if both are of one network."""
-    if precision == "fp32":
-        return None
-    return (
-        f"Latencies are those of {precision} networks. PSNR, SSIM, parity and the exported files are those of the "
-        f"same networks in fp32: what {precision} costs in quality was not evaluated."
-    )
+def warnings_of(precision: Mapping[str, Any], drift: Mapping[str, float]) -> list[str]:
+    """What a reader must know before trusting a run's figures; precision: as in ``result.json``."""
+    return [warning for warning in (precision_warning(precision), drift_warning(drift)) if warning]
 
 
 def _without_infinities(value: Any) -> Any:
@@ -158,14 +166,6 @@ def drift_warning(percent: Mapping[str, float]) -> str | None:
         "against the middle one. Latencies of these do not compare with others: delete artifacts/profile and "
         "artifacts/measure in the run folder, and run again when the machine is quiet."
     )
-
-
-def _quality(evaluation: Evaluation) -> dict[str, float]:
-    return {figure: evaluation.mean(figure) for figure in ("psnr_db", "ssim", "ssim_matlab")}
-
-
-def _latency(latency: Latency) -> dict[str, float]:
-    return {"median": latency.median_ms, "q25": latency.q25_ms, "q75": latency.q75_ms}
 
 
 def _front(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -209,12 +209,13 @@ def protocol(run: Run) -> dict[str, Any]:
             "images": f"{len(run.test_images)} test images of source {data.source}, whole",
             "degradation": f"{data.degradation} of {data.strength_px[0]:g} to {data.strength_px[1]:g} pixels, "
             f"seed {data.seed}",
-            "network": f"the exported ONNX files, in tiles of {h}x{w} with an overlap of {OVERLAP}",
+            "network": f"{judged_form(run)}, in tiles of {h}x{w} with an overlap of {OVERLAP}",
             "statistics": "local (TLC)" if config.teacher.tlc else "global over each tile",
         },
         "search": {
             "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
-            f"before fine-tuning; more than {run.cap_db:g} dB counts as that",
+            f"before fine-tuning; more than {run.cap_db:g} dB counts as that"
+            + (f"; of networks in fp32, whose latencies are {run.device_precision}" if run.judged else ""),
             "limits": ", ".join(map(str, run.limits)) or "none",
             "latency": "sum of block medians from the latency table, corrected by "
             f"{run.latency_model.networks} networks measured whole"
@@ -225,13 +226,15 @@ def protocol(run: Run) -> dict[str, Any]:
         },
         "latency": {
             "input": f"1x3x{h}x{w}",
-            "form": "deployed, exported to ONNX",
+            "form": "deployed, exported to ONNX"
+            + (f"; teacher and student in {form_names(run)}" if run.judged else ""),
             "blocks": f"median of {config.device.samples} samples, operators of one shape in turns",
             "drift": f"one block timed in each of {len(run.drift_percent)} sessions: "
             f"{min(run.drift_percent.values()):+.1f} to {max(run.drift_percent.values()):+.1f} % from the middle one",
             "teacher, student and front": f"median and quartiles of {config.device.final_samples} samples each, "
             "whole networks, in turns in one session; the front's before fine-tuning",
         },
+        **({"precision": precision_protocol(run)} if run.judged else {}),
         "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
         "seed": config.seed,
     }
@@ -322,7 +325,8 @@ def _evaluations(run: Run) -> list[EvaluationRow]:
     rows = []
     for index, (assignment, (loss, latency)) in enumerate(zip(run.search.assignments, run.search.costs, strict=True)):
         # The teacher itself is among what was evaluated, and was measured as such.
-        measured = run.front_latency.get(index) if np.any(assignment) else run.final_latency["teacher"]
+        teacher = run.latencies.get(run.device_precision, {}).get("teacher")
+        measured = run.front_latency.get(index) if np.any(assignment) else teacher
         whole = [int(assignment[position[s.path]]) if s.path in position else 0 for s in run.sites]
         rows.append(
             EvaluationRow(
@@ -381,19 +385,21 @@ def _images(run: Run) -> list[ImageRow]:
 
 def _crops(run: Run, count: int = 4) -> list[Crop]:
     """The most detailed part of the first test images, through both networks."""
-    teacher, student = (open_restorer(run.exports[name].fixed) for name in ("teacher", "student"))
-    crops = []
-    for image in run.test_images[:count]:
-        degraded, clean, where = _busiest(image, run.config.size)
-        shown = {
-            "degraded": eight_bits(degraded),
-            "teacher": eight_bits(teacher(degraded)),
-            "student": eight_bits(student(degraded)),
-        }
-        target = eight_bits(clean)
-        scores = {name: psnr_db(version, target) for name, version in shown.items()}
-        crops.append(Crop(name=f"{image.name}, {where}", clean=target, psnr_db=scores, **shown))
-    return crops
+    with ExitStack() as opened:
+        teacher, student = (opened.enter_context(run.restorer(run.delivered(name))) for name in SHIPPED)
+        return [_crop(image, run.config.size, teacher, student) for image in run.test_images[:count]]
+
+
+def _crop(image: ImagePair, size: tuple[int, int], teacher: Restorer, student: Restorer) -> Crop:
+    degraded, clean, where = _busiest(image, size)
+    shown = {
+        "degraded": eight_bits(degraded),
+        "teacher": eight_bits(teacher(degraded)),
+        "student": eight_bits(student(degraded)),
+    }
+    target = eight_bits(clean)
+    scores = {name: psnr_db(version, target) for name, version in shown.items()}
+    return Crop(name=f"{image.name}, {where}", clean=target, psnr_db=scores, **shown)
 
 
 def _busiest(image: ImagePair, size: tuple[int, int]) -> tuple[RgbImage, RgbImage, str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from netgraft.devices import Latency, drift_percent
 from netgraft.sites import KEEP
 from netgraft.stages import Run
+from netgraft.stages.forms import NoForm
 from netgraft.summary import drift_warning
 
 
@@ -24,25 +25,44 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     teacher, student, degraded = (figures[name] for name in ("teacher", "student", "degraded"))
     for figure, digits in (("psnr_db", 2), ("ssim", 4)):
         table.add_row(figure, *(f"{row[figure]:.{digits}f}" for row in (degraded, teacher, student)))
-
-    def latency(row: dict[str, Any]) -> str:
-        ms = row["latency_ms"]
-        return f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"
-
-    table.add_row("latency_ms", "", latency(teacher), latency(student))
+    table.add_row("latency_ms", "", _latency(teacher), _latency(student))
     table.add_row("macs", "", *(f"{row['macs'] / 1e9:.3f} G" for row in (teacher, student)))
     table.add_row("params", "", *(f"{row['params'] / 1e6:.3f} M" for row in (teacher, student)))
-    table.add_row("parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
+    table.add_row("fp32 parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
+    _add_precisions(table, figures["precision"])
     speed = teacher["latency_ms"]["median"] / student["latency_ms"]["median"]
     table.caption = (
         (
             f"{speed:.2f} times as fast, {student['psnr_db'] - teacher['psnr_db']:+.2f} dB, "
-            f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s)"
+            f"on {figures['device']['backend']} with {figures['device']['threads']} thread(s), "
+            f"in {figures['precision']['delivered']}"
         )
+        + _reason(figures["precision"])
         + _limits(figures["student"]["limits"])
         + _warnings(figures["warnings"])
     )
     return table
+
+
+def _latency(row: Mapping[str, Any]) -> str:
+    ms = row.get("latency_ms")
+    return "" if ms is None else f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"
+
+
+def _add_precisions(table: Table, precision: Mapping[str, Any]) -> None:
+    """A few rows for each precision that teacher and student were judged in, where there are several."""
+    for form in precision.get("student", {}):
+        rows = [precision[name][form] for name in ("teacher", "student")]
+        table.add_section()
+        for figure, digits in (("psnr_db", 2), ("ssim", 4)):
+            cells = (f"{row[figure]:.{digits}f}" if figure in row else "refused" for row in rows)
+            table.add_row(f"{figure}, {form}", "", *cells)
+        table.add_row(f"latency_ms, {form}", "", *map(_latency, rows))
+
+
+def _reason(precision: Mapping[str, Any]) -> str:
+    """Why this precision is delivered, unless a warning says it."""
+    return f"\n{precision['reason']}" if precision.get("as_asked") else ""
 
 
 def stage_table(stage: str, run: Run) -> tuple[Table, Any]:
@@ -158,11 +178,24 @@ def _finetune(run: Run) -> tuple[Table, Any]:
 
 
 def _export(run: Run) -> tuple[Table, Any]:
-    table = _table("network", "file", "MB", "parity")
-    document = {}
+    table = _table("network", "file", "MB", "differs by")
+    document: dict[str, Any] = {}
     for name, export in run.exports.items():
         table.add_row(name, str(export.fixed), f"{export.size_bytes / 1e6:.1f}", f"{export.parity_max_abs:.1e}")
         document[name] = {key: str(value) for key, value in dataclasses.asdict(export).items()}
+    for precision, forms in run.forms.items():
+        for name, form in forms.items():
+            label = f"{name}, {precision}"
+            if isinstance(form, NoForm):
+                table.add_row(label, "refused", "", "")
+                document[label] = {"refused": form.reason}
+                continue
+            table.add_row(label, str(form.files[0]), f"{form.size_bytes / 1e6:.1f}", f"{form.difference_max_abs:.1e}")
+            document[label] = {
+                "files": [str(path) for path in form.files],
+                "difference_max_abs": form.difference_max_abs,
+                "difference_rms": form.difference_rms,
+            }
     return table, document
 
 

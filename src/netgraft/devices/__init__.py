@@ -13,7 +13,16 @@ from netgraft.devices.catalog import (
     timed_kind,
 )
 from netgraft.devices.check import DeviceCheck, check_device
-from netgraft.devices.device import Clock, Device, DeviceDescription, FileDevice, Runnable, Unsupported
+from netgraft.devices.device import (
+    Clock,
+    Device,
+    DeviceDescription,
+    FileDevice,
+    FormDevice,
+    ReducedDevice,
+    Runnable,
+    Unsupported,
+)
 from netgraft.devices.fake import FakeClock, FakeDevice
 from netgraft.devices.int8_device import Int8Device
 from netgraft.devices.measure import (
@@ -36,6 +45,7 @@ from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
 from netgraft.devices.qnn import Placement, QnnCompiler
 from netgraft.devices.remote import RemoteDevice
+from netgraft.devices.parity import disagreement, torch_output
 
 __all__ = [
     "DEVICES",
@@ -50,6 +60,7 @@ __all__ = [
     "FakeClock",
     "FakeDevice",
     "FileDevice",
+    "FormDevice",
     "Int8Device",
     "Latency",
     "MeasureProtocol",
@@ -61,12 +72,14 @@ __all__ = [
     "QnnCompiler",
     "QueueDevice",
     "RemoteDevice",
+    "ReducedDevice",
     "Runnable",
     "SystemClock",
     "TimingDevice",
     "Unsupported",
     "check_device",
     "describe_devices",
+    "disagreement",
     "drift_percent",
     "find_device",
     "known_devices",
@@ -79,4 +92,5 @@ __all__ = [
     "time_networks",
     "timed_kind",
     "to_onnx",
+    "torch_output",
 ]

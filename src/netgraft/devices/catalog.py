@@ -111,7 +111,7 @@ def _ethos_u(name: str) -> DeviceKind:
         open=lambda threads: EthosUDevice(name),
         modules=("ethosu", "ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
         install=VELA,
-        note="Arm NPU, int8: its compiler's estimate, nothing measured; a run's qualities stay those of fp32",
+        note="Arm NPU, int8: its compiler's estimate, nothing measured",
     )
 
 
@@ -185,7 +185,7 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 open=_onnxruntime_int8,
                 modules=("onnxruntime",),
                 install="pip install onnxruntime",
-                note="ONNX Runtime, this processor; a run's qualities stay those of fp32",
+                note="ONNX Runtime, this processor, int8",
             ),
             _provider("xnnpack", "XnnpackExecutionProvider", "a build of ONNX Runtime with XNNPACK", "XNNPACK"),
             _provider("nnapi", "NnapiExecutionProvider", "ONNX Runtime for Android", "Android's NNAPI"),
@@ -205,7 +205,7 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 open=partial(OpenVinoDevice, precision="bf16"),
                 modules=("openvino",),
                 install=_OPENVINO,
-                note="OpenVINO, this processor; a run's qualities stay those of fp32",
+                note="OpenVINO, this processor, bf16",
                 lacking=partial(lacking_precision, "bf16"),
             ),
             DeviceKind(
@@ -213,7 +213,7 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 open=_openvino_int8,
                 modules=("openvino", "nncf"),
                 install=_OPENVINO,
-                note="OpenVINO, this processor; a run's qualities stay those of fp32",
+                note="OpenVINO, this processor, int8",
             ),
             DeviceKind(
                 name="litert",
@@ -227,7 +227,7 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 open=partial(LitertDevice, precision="int8"),
                 modules=("ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
                 install=LITERT,
-                note="LiteRT with XNNPACK, this processor; a run's qualities stay those of fp32",
+                note="LiteRT with XNNPACK, this processor, int8",
             ),
             *(_ethos_u(name) for name in NPUS),
             *(_qnn(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     # What this module says is needed on machines without torch too, see :mod:`netgraft.devices.worker`.
     from torch import Tensor, nn
+
+from netgraft.errors import DeviceError
 
 Array = NDArray[np.float32]
 
@@ -120,6 +123,53 @@ class FileDevice(Device, Protocol):
             DeviceError: the file cannot be read or is refused.
         """
         ...
+
+
+@runtime_checkable
+class FormDevice(Device, Protocol):
+    """A device that runs whole networks from files in a form of its own: what ships for it."""
+
+    def form(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Mapping[str, bytes]:
+        """The files of a deployed network for inputs like ``example`` (1, c, h, w), by the ending of their names, e.g.
+        ``int8.onnx``; the first is the one that :meth:`load_form` takes, what others there are stands beside it.
+
+        calibration: (n, c, h, w), images that it will meet, for a device that quantizes.
+
+        Raises:
+            ExportError: the network cannot be brought into this form.
+            DeviceError: the device is out of order, or the calibration inputs are none of this network's.
+        """
+        ...
+
+    def load_form(self, path: Path) -> Runnable:
+        """Make the network in such a file ready.
+
+        Raises:
+            DeviceError: the file cannot be read or is refused.
+        """
+        ...
+
+
+@runtime_checkable
+class ReducedDevice(Device, Protocol):
+    """A device of fewer bits whose hardware and runtime also compute in single precision."""
+
+    @property
+    def single(self) -> Device:
+        """The same in single precision, with the same clock or one of the same kind: both may share a session."""
+        ...
+
+
+def read_network(path: Path) -> bytes:
+    """The content of a network's file.
+
+    Raises:
+        DeviceError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def host_hardware() -> str:

@@ -6,25 +6,27 @@ moves by the estimate whenever the network runs, so that median and quartiles co
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from netgraft.devices import host_core
-from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
+from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported, read_network
 from netgraft.devices.fake import FakeClock
 from netgraft.devices.host_core import Fallback, find_fallbacks
 from netgraft.devices.int8_device import calibration_inputs
 from netgraft.devices.litert import TfliteRunnable, open_interpreter
 from netgraft.devices.onnx_device import checked
 from netgraft.devices.tflite import quantize_tflite, tflite_bytes
-from netgraft.devices.vela import INSTALL, NPUS, compile_for
-from netgraft.errors import DeviceError
+from netgraft.devices.vela import INSTALL, NPUS, Compiled, compile_for
+from netgraft.errors import DeviceError, ExportError
 from netgraft.names import lookup
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class EthosUDevice:
             if find_spec(module) is None:
                 raise DeviceError(f"{module} is missing: {INSTALL}")
         self._clock = FakeClock()
+        self._estimates: dict[bytes, Estimate] = {}
 
     @property
     def description(self) -> DeviceDescription:
@@ -108,10 +111,24 @@ class EthosUDevice:
         inputs = calibration_inputs(example, calibration)
 
         def opened() -> Runnable:
-            content = quantize_tflite(tflite_bytes(module, example), inputs.numpy())
-            return EstimatedRunnable(TfliteRunnable(content, threads=1), self.estimate(content), self._clock)
+            return self._open(quantize_tflite(tflite_bytes(module, example), inputs.numpy()))
 
         return checked(opened, module, example, "int8")
+
+    def form(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Mapping[str, bytes]:
+        """See :class:`FormDevice`: the file in 8 bits, and what the compiler makes of it for the NPU."""
+        inputs = calibration_inputs(example, calibration)
+        content = quantize_tflite(tflite_bytes(module, example), inputs.numpy())
+        compiled = compile_for(self.npu, content)
+        self._estimates[_digest(content)] = _estimated(content, compiled)
+        return {"int8.tflite": content, f"{self.npu.accelerator}.tflite": compiled.content}
+
+    def load_form(self, path: Path) -> Runnable:
+        """See :class:`FormDevice`: takes the file in 8 bits, which LiteRT computes here as the NPU would."""
+        try:
+            return self._open(read_network(path))
+        except ExportError as error:
+            raise DeviceError(f"{path}: {error}") from error
 
     def estimate(self, content: bytes) -> Estimate:
         """What a TFLite file of 8 bits will cost.
@@ -120,22 +137,36 @@ class EthosUDevice:
             ExportError: the compiler rejects it.
             DeviceError: the compiler hangs.
         """
-        compiled = compile_for(self.npu, content)
-        fallbacks = find_fallbacks(open_interpreter(content), compiled.fallbacks)
-        fallback_ms = 1e3 * sum(fallback.cycles for fallback in fallbacks) / compiled.clock_hz
-        estimate = Estimate(
-            latency_ms=compiled.npu_ms + fallback_ms,
-            npu_ms=compiled.npu_ms,
-            fallback_ms=fallback_ms,
-            fallbacks=fallbacks,
-            cycles=compiled.cycles,
+        name = _digest(content)
+        if name not in self._estimates:
+            self._estimates[name] = _estimated(content, compile_for(self.npu, content))
+        return self._estimates[name]
+
+    def _open(self, content: bytes) -> Runnable:
+        return EstimatedRunnable(TfliteRunnable(content, threads=1), self.estimate(content), self._clock)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _estimated(content: bytes, compiled: Compiled) -> Estimate:
+    """The estimate of a TFLite file, given what the compiler says of it; fallbacks are warned of."""
+    fallbacks = find_fallbacks(open_interpreter(content), compiled.fallbacks)
+    fallback_ms = 1e3 * sum(fallback.cycles for fallback in fallbacks) / compiled.clock_hz
+    estimate = Estimate(
+        latency_ms=compiled.npu_ms + fallback_ms,
+        npu_ms=compiled.npu_ms,
+        fallback_ms=fallback_ms,
+        fallbacks=fallbacks,
+        cycles=compiled.cycles,
+    )
+    if fallbacks:
+        log.warning(
+            "%d operators fall back from the NPU to the host, %.3g of %.3g ms: %s",
+            len(fallbacks),
+            fallback_ms,
+            estimate.latency_ms,
+            ", ".join(f"{count} {operator}" for operator, count in estimate.fallback_counts.items()),
         )
-        if fallbacks:
-            log.warning(
-                "%d operators fall back from the NPU to the host, %.3g of %.3g ms: %s",
-                len(fallbacks),
-                fallback_ms,
-                estimate.latency_ms,
-                ", ".join(f"{count} {operator}" for operator, count in estimate.fallback_counts.items()),
-            )
-        return estimate
+    return estimate

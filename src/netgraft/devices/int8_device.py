@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
+from netgraft.devices.device import Array, Clock, Device, DeviceDescription, Runnable, Unsupported
 from netgraft.devices.onnx_device import OnnxDevice, checked
 from netgraft.devices.onnx_graph import onnx_bytes
 from netgraft.errors import DeviceError
@@ -56,6 +57,20 @@ class Int8Device:
             DeviceError: the calibration inputs are none of this network's.
         """
         return self._file(module, example, calibration_inputs(example, calibration))
+
+    @property
+    def single(self) -> Device:
+        """See :class:`ReducedDevice`."""
+        return self.device
+
+    def form(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Mapping[str, bytes]:
+        """See :class:`FormDevice`."""
+        files = self.device.own_files(self.file(module, example, calibration))
+        return {f"int8.{ending}": content for ending, content in files.items()}
+
+    def load_form(self, path: Path) -> Runnable:
+        """See :class:`FormDevice`."""
+        return self.device.load(path)
 
     def per_op_ms(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> dict[str, float]:
         """Where the time of one run goes, see :meth:`OnnxDevice.profile`.

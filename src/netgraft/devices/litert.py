@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,14 @@ from torch import Tensor, nn
 from netgraft.devices.device import (
     Array,
     Clock,
+    Device,
     DeviceDescription,
     Runnable,
     Unsupported,
     host_cores,
     host_hardware,
     host_system,
+    read_network,
 )
 from netgraft.devices.int8_device import calibration_inputs
 from netgraft.devices.measure import SystemClock
@@ -94,14 +98,27 @@ class LitertDevice:
             DeviceError: the calibration inputs are none of this network's.
         """
         inputs = calibration_inputs(example, calibration)
+        return checked(
+            lambda: TfliteRunnable(self._file(module, example, inputs), self.threads), module, example, self.precision
+        )
 
-        def opened() -> Runnable:
-            content = tflite_bytes(module, example)
-            if self.precision == "int8":
-                content = quantize_tflite(content, inputs.numpy())
-            return TfliteRunnable(content, self.threads)
+    @property
+    def single(self) -> Device:
+        """See :class:`ReducedDevice`."""
+        return self if self.precision == "fp32" else LitertDevice(self.threads)
 
-        return checked(opened, module, example, self.precision)
+    def form(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Mapping[str, bytes]:
+        """See :class:`FormDevice`."""
+        ending = "tflite" if self.precision == "fp32" else f"{self.precision}.tflite"
+        return {ending: self._file(module, example, calibration_inputs(example, calibration))}
+
+    def load_form(self, path: Path) -> Runnable:
+        """See :class:`FormDevice`."""
+        return TfliteRunnable(read_network(path), self.threads)
+
+    def _file(self, module: nn.Module, example: Tensor, inputs: Tensor) -> bytes:
+        content = tflite_bytes(module, example)
+        return quantize_tflite(content, inputs.numpy()) if self.precision == "int8" else content
 
 
 def open_interpreter(content: bytes, threads: int = 1) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from netgraft.devices.device import (
     host_cores,
     host_hardware,
     host_system,
+    read_network,
 )
 from netgraft.devices.measure import SystemClock
 from netgraft.devices.onnx_graph import INPUT, OUTPUT, onnx_bytes
@@ -93,14 +94,20 @@ class OnnxDevice(ABC):
 
     def load(self, path: Path) -> Runnable:
         """See :class:`FileDevice`."""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DeviceError(f"cannot read {path}: {error.strerror or error}") from error
+        content = read_network(path)
         try:
             return self.open(content)
         except DeviceError as error:
             raise DeviceError(f"{path}: {error}") from error
+
+    def own_files(self, content: bytes) -> Mapping[str, bytes]:
+        """The network of an ONNX file as files that this runtime's users deploy, by ending; :meth:`load` takes the
+        first.
+
+        Raises:
+            ExportError: the runtime cannot write them.
+        """
+        return {"onnx": content}
 
     def _described(self, backend: str, version: str) -> DeviceDescription:
         """This machine's processor under the name of the runtime."""

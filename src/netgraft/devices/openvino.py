@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from netgraft.devices.device import Array, DeviceDescription, Runnable
+from netgraft.devices.device import Array, Device, DeviceDescription, Runnable, read_network
 from netgraft.devices.onnx_device import OnnxDevice, check_ends
 from netgraft.devices.onnx_graph import INPUT
-from netgraft.errors import DeviceError, first_line
+from netgraft.errors import DeviceError, ExportError, first_line
 
 TELEMETRY = "openvino_telemetry"
 PROFILE_RUNS, PROFILE_WARMUP = 12, 4
@@ -76,8 +78,34 @@ class OpenVinoDevice(OnnxDevice):
     def description(self) -> DeviceDescription:
         return self._described("openvino CPU", self._openvino.get_version())
 
+    @property
+    def single(self) -> Device:
+        """See :class:`ReducedDevice`."""
+        return self if self.precision == "fp32" else OpenVinoDevice(self.threads, fast_forms=self.fast_forms)
+
     def open(self, content: bytes) -> Runnable:
         return OpenVinoRunnable(self._request(content, self._options))
+
+    def load(self, path: Path) -> Runnable:
+        """See :class:`FileDevice`; also takes OpenVINO's own form, the ``.xml`` with the ``.bin`` beside it."""
+        if path.suffix != ".xml":
+            return super().load(path)
+        content, weights = read_network(path), read_network(path.with_suffix(".bin"))
+        try:
+            return OpenVinoRunnable(self._request(content, self._options, weights))
+        except DeviceError as error:
+            raise DeviceError(f"{path}: {error}") from error
+
+    def own_files(self, content: bytes) -> Mapping[str, bytes]:
+        """See :class:`OnnxDevice`: OpenVINO's own form."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.xml"
+            try:
+                # Halving what stays in floats is not asked for.
+                self._openvino.save_model(self._core.read_model(content), path, compress_to_fp16=False)
+            except RuntimeError as error:
+                raise ExportError(f"OpenVINO cannot write the network: {_reason(error)}") from error
+            return {"xml": path.read_bytes(), "bin": path.with_suffix(".bin").read_bytes()}
 
     def profile(self, content: bytes, x: Array) -> dict[str, float]:
         """See :class:`OnnxDevice`. For each operator the median over several runs after warm-up."""
@@ -94,9 +122,10 @@ class OpenVinoDevice(OnnxDevice):
         # What was optimized away stays in the list and takes no time.
         return dict(sorted(((kind, ms) for kind, ms in by_type.items() if ms > 0), key=lambda item: -item[1]))
 
-    def _request(self, content: bytes, options: Mapping[str, Any]) -> Any:
+    def _request(self, content: bytes, options: Mapping[str, Any], weights: bytes = b"") -> Any:
         try:
-            compiled = self._core.compile_model(self._core.read_model(content), "CPU", options)
+            network = self._core.read_model(content, weights) if weights else self._core.read_model(content)
+            compiled = self._core.compile_model(network, "CPU", options)
             check_ends([port.any_name for port in (*compiled.inputs, *compiled.outputs)])
             return compiled.create_infer_request()
         except RuntimeError as error:

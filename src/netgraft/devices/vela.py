@@ -61,6 +61,8 @@ class Compiled:
     """Estimated cycles by operator of the network, the most expensive first."""
     fallbacks: tuple[str, ...]
     """Names of the tensors that operators on the host's processor give."""
+    content: bytes
+    """The TFLite file that the NPU runs, its part of the network one operator."""
 
 
 def compile_for(npu: Npu, content: bytes) -> Compiled:
@@ -102,6 +104,7 @@ def _read(folder: Path) -> Compiled:
             clock_hz=float(summary["core_clock"]),
             cycles=dict(sorted(cycles.items(), key=lambda item: -item[1])),
             fallbacks=tuple(layer["Name"] for layer in layers if layer["Target"] == "CPU"),
+            content=next(folder.glob("*_vela.tflite")).read_bytes(),
         )
     except (StopIteration, KeyError, ValueError) as error:
         raise ExportError(f"vela left no estimate that can be read: {type(error).__name__} {error}") from error

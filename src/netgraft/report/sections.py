@@ -46,7 +46,24 @@ def comparison(data: ReportData) -> str:
             rows.append([label, *cells])
     lead = "The student's column is what you would deploy, the teacher's is what it is measured against."
     compared = table(["", *(name for name, _ in columns)], rows)
-    return section("numbers", "Numbers", lead, compared, _limits(data.result.get("student") or {}))
+    parts = [_limits(data.result.get("student") or {}), _precisions(data.result.get("precision") or {})]
+    return section("numbers", "Numbers", lead, compared, *filter(None, parts))
+
+
+def _precisions(precision: Mapping[str, Any]) -> str:
+    """Teacher and student in every precision that they were judged in, and why one of these is delivered."""
+    rows = []
+    for form in precision.get("student", {}):
+        for name in ("teacher", "student"):
+            values = precision[name][form]
+            cells = [number(values.get("psnr_db"), 2, "dB"), number(values.get("ssim"), 4), _latency(values)]
+            cells += [scaled(values.get("size_bytes"), "B"), significant(values.get("difference_max_abs"))]
+            delivered = "yes" if form == precision["delivered"] else ""
+            rows.append([f"{name}, {escape(form)}", *cells, delivered])
+    if not rows:
+        return ""
+    head = ["precision", "PSNR", "SSIM", "latency, median [quartiles]", "file", "differs by at most", "delivered"]
+    return f"<h3>Precisions</h3><p>{escape(precision['reason'])}</p>{table(head, rows)}"
 
 
 def _limits(student: Mapping[str, Any]) -> str:
@@ -80,7 +97,7 @@ _COMPARED = (
     ("multiply-accumulates", lambda values: scaled(values.get("macs"), "MACs")),
     ("parameters", lambda values: scaled(values.get("params"), "")),
     ("file size", lambda values: scaled(values.get("size_bytes"), "B")),
-    ("export differs by at most", lambda values: significant(values.get("parity_max_abs"))),
+    ("fp32 export differs by at most", lambda values: significant(values.get("parity_max_abs"))),
 )
 
 
@@ -94,6 +111,9 @@ def front(data: ReportData) -> str:
         "bars are quartiles, pale points are predictions, and hovering over a point shows what it replaces."
     )
     note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
+    device = (data.result.get("precision") or {}).get("device", "fp32")
+    if device != "fp32":
+        note += f" Latencies are those of {escape(device)} networks, quality losses those of the same in fp32."
     rows = []
     for i, names in data.named_points().items():
         row = data.evaluations[i]

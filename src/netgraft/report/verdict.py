@@ -123,7 +123,7 @@ def cards(data: ReportData) -> str:
             change = number(100 * (after / before - 1), 0, "%", signed=True)
             found.append((name, change, f"to {scaled(after, unit)}"))
     if is_number(student.get("parity_max_abs")):
-        found.append(("export differs by", significant(student["parity_max_abs"]), "at most, of a range of 1"))
+        found.append(("fp32 export differs by", significant(student["parity_max_abs"]), "at most, of a range of 1"))
     return '<div class="cards">' + "".join(map(_card, found)) + "</div>" if found else ""
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from netgraft.assemble import Assignment
 from netgraft.data.images import crops_of
 from netgraft.devices import (
     Device,
-    FileDevice,
     Latency,
     MeasureProtocol,
     OnnxDevice,
@@ -126,15 +124,15 @@ class LatencyStages(SurrogateStages):
                 device.announce(list(self._blocks(site, options_for(site, self.pool)).values()))
 
     def _time_whole(
-        self, networks: Networks, samples: int, files: Mapping[str, Path] | None = None
+        self, networks: Networks, samples: int, ready: Mapping[str, Callable[[], Runnable]] | None = None
     ) -> dict[str, Latency | Unsupported]:
-        """Whole networks in their deployed form, in turns; some may lie in files, for devices that take these."""
+        """Whole networks in their deployed form, in turns; some may be ready to be opened, those in files for one."""
         example, done = self._example(), iter(range(1, len(networks) + 1))
 
         def compile_one(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
             self.progress("measure", next(done), len(networks))
-            if files and name in files and isinstance(self.device, FileDevice):
-                return self.device.load(files[name])
+            if ready and name in ready:
+                return ready[name]()
             return self._compile(module, example, lambda parts: parts.network(module, networks[name][1]))
 
         return self._time(

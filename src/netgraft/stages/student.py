@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,7 @@ class StudentStages(SearchStages):
 
     def _export(self, name: str, module: nn.Module, folder: Path, examples: Sequence[Tensor]) -> Export:
         assignment = self.assignment if name == "student" else {}
-        key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
-        key |= {"name": name, "assignment": assignment}
+        key = self._network_key(name)
         fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
 
         def make() -> dict[str, Any]:
@@ -80,20 +79,37 @@ class StudentStages(SearchStages):
             return {
                 "size_bytes": done.size_bytes,
                 "parity_max_abs": done.parity_max_abs,
-                "content": _digest_of_files(fixed, dynamic),
+                "content": digest_of_files(fixed, dynamic),
             }
 
-        stored = self.store.json(f"export/{name}", key, make)
-        if stored["content"] != _digest_of_files(fixed, dynamic):
-            # Gone, or of another config that used this folder in between: both export under the same name.
-            self.store.path(f"export/{name}", key, ".json").unlink()
-            stored = self.store.json(f"export/{name}", key, make)
+        stored = self._with_files(f"export/{name}", key, make, lambda _: (fixed, dynamic))
         return Export(
             fixed=fixed,
             dynamic=dynamic,
             size_bytes=stored["size_bytes"],
             parity_max_abs=stored["parity_max_abs"],
         )
+
+    def _network_key(self, name: str) -> dict[str, Any]:
+        """What the teacher or the student, by name, depends on."""
+        assignment = self.assignment if name == "student" else {}
+        key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
+        return key | {"name": name, "assignment": assignment}
+
+    def _with_files(
+        self,
+        name: str,
+        key: dict[str, Any],
+        make: Callable[[], dict[str, Any]],
+        files: Callable[[dict[str, Any]], Sequence[Path]],
+    ) -> dict[str, Any]:
+        """An artifact that describes files outside the store and holds their digest as ``content``."""
+        stored: dict[str, Any] = self.store.json(name, key, make)
+        if stored["content"] != digest_of_files(*files(stored)):
+            # Gone, or of another config that used this folder in between: both export under the same name.
+            self.store.path(name, key, ".json").unlink()
+            stored = self.store.json(name, key, make)
+        return stored
 
     def _fixed_content(self, parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
         """The ONNX file of a deployed network with these operators, from parts that were exported for its timing."""
@@ -104,7 +120,7 @@ class StudentStages(SearchStages):
             return onnx_bytes(deployed, parts.example)
 
 
-def _digest_of_files(*paths: Path) -> str | None:
+def digest_of_files(*paths: Path) -> str | None:
     """Stands for what the files hold; None if one is missing."""
     content = hashlib.sha256()
     for path in paths:
