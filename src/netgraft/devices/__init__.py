@@ -43,9 +43,9 @@ from netgraft.devices.onnx_int8 import quantize_onnx
 from netgraft.devices.onnx_parts import OnnxParts
 from netgraft.devices.onnxruntime import OnnxRuntimeDevice
 from netgraft.devices.openvino import OpenVinoDevice
+from netgraft.devices.parity import disagreement, torch_output
 from netgraft.devices.qnn import Placement, QnnCompiler
 from netgraft.devices.remote import RemoteDevice
-from netgraft.devices.parity import disagreement, torch_output
 
 __all__ = [
     "DEVICES",
@@ -71,8 +71,8 @@ __all__ = [
     "Placement",
     "QnnCompiler",
     "QueueDevice",
-    "RemoteDevice",
     "ReducedDevice",
+    "RemoteDevice",
     "Runnable",
     "SystemClock",
     "TimingDevice",
