@@ -96,7 +96,8 @@ class Run(FormStages):
         # Mixed precisions will be further entries.
         candidates = {self.device_precision: self.compared}
         limit = self.config.device.max_precision_loss_db
-        return choose(candidates, limit, single=_single("student") in self._final_session)
+        single = all(_single(name) in self._final_session for name in SHIPPED)
+        return choose(candidates, limit, single=single)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
