@@ -194,7 +194,9 @@ def test_figures_are_those_of_the_device(root: Path, folder: Path, monkeypatch: 
     assert figures["warnings"] == []
     protocol = figures["protocol"]
     assert protocol["precision"]["calibration"].startswith("3 degraded training crops of 64x64")
-    assert [len(crops) for crops in device.calibrated_on] == [3, 3]
+    for crops in device.calibrated_on:
+        assert crops.shape == (4, 3, 64, 64)
+        assert (float(crops[3].min()), float(crops[3].max())) == (0.0, 1.0)
     assert "fp32" in protocol["search"]["quality loss"]
     assert "student.int8.fake" in protocol["quality"]["network"]
     page = (folder / "report.html").read_text()

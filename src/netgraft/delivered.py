@@ -101,7 +101,7 @@ def precision_protocol(run: Run) -> dict[str, Any]:
         "calibration": "none: the device computes the exported files in fewer bits"
         if not isinstance(run.device, FormDevice)
         else f"{config.calibration} degraded training crops of {h}x{w}, spread evenly over the images, "
-        f"seed {CALIBRATION_SEED}",
+        f"seed {CALIBRATION_SEED}; the first once more, stretched from black to white",
         "computed by": "the runtime on this machine, not the NPU: its 8-bit arithmetic is the same up to rounding"
         if isinstance(run.device, EthosUDevice)
         else "the device's own runtime",

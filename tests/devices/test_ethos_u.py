@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.devices import vela
-from netgraft.devices.device import Unsupported
+from netgraft.devices.device import ReducedDevice, Unsupported
 from netgraft.devices.ethos_u import EstimatedRunnable, EthosUDevice
 from netgraft.devices.host_core import EFFICIENCY, HANDOVER_CYCLES, Fallback, find_fallbacks
 from netgraft.devices.litert import open_interpreter
@@ -188,3 +188,28 @@ def test_compiling_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     compiled(EthosUDevice("u55-128"), CONV, noise(1, 16, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_form_is_the_file_in_8_bits_and_what_the_compiler_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first computes as a compiled network does, for the same estimate; it is compiled once."""
+    device, x = EthosUDevice("u55-128"), noise(1, 16, 8, 8)
+    expected = compiled(device, CONV, x)
+    device = EthosUDevice("u55-128")
+    files = device.form(CONV, x, x)
+    assert list(files) == ["int8.tflite", "ethos-u55-128.tflite"]
+    assert files["int8.tflite"][4:8] == files["ethos-u55-128.tflite"][4:8] == b"TFL3"
+    assert b"ethos-u" in files["ethos-u55-128.tflite"]
+    assert not isinstance(device, ReducedDevice)
+    vela_is("raise SystemExit('not again')", monkeypatch)
+    path = tmp_path / "network.int8.tflite"
+    path.write_bytes(files["int8.tflite"])
+    runnable = device.load_form(path)
+    assert isinstance(runnable, EstimatedRunnable)
+    assert runnable.estimate.latency_ms == expected.estimate.latency_ms
+    np.testing.assert_array_equal(runnable.run(x.numpy()), expected.run(x.numpy()))
+    path = tmp_path / "other.int8.tflite"
+    path.write_bytes(quantize_tflite(tflite_bytes(CONV, 2 * x), 2 * x.numpy()))
+    with pytest.raises(DeviceError, match=r"other\.int8\.tflite: vela rejects the network: not again"):
+        device.load_form(path)

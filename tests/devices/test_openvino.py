@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.devices.device import Unsupported
+from netgraft.devices.onnx_graph import onnx_bytes
 from netgraft.devices.openvino import OpenVinoDevice, _reason, lacking_precision
 from netgraft.errors import DeviceError
 
@@ -70,3 +72,26 @@ def test_a_reason_is_what_went_wrong_and_not_where() -> None:
     )
     assert _reason(error) == "The input tensor size is not equal to the model input type"
     assert _reason(RuntimeError("")) == "RuntimeError"
+
+
+def test_its_own_form_computes_as_the_onnx_file_does(tmp_path: Path) -> None:
+    """The weights lie in a file of their own, without which it does not load."""
+    device, x = OpenVinoDevice(), torch.rand(1, 3, 8, 8)
+    content = onnx_bytes(nn.Conv2d(3, 3, 3, padding=1), x)
+    for ending, data in device.own_files(content).items():
+        (tmp_path / f"network.{ending}").write_bytes(data)
+    own, plain = device.load(tmp_path / "network.xml"), device.open(content)
+    np.testing.assert_array_equal(own.run(x.numpy()), plain.run(x.numpy()))
+    (tmp_path / "network.bin").unlink()
+    with pytest.raises(DeviceError, match=r"cannot read .*network\.bin"):
+        device.load(tmp_path / "network.xml")
+    (tmp_path / "network.xml").write_text("<net>")
+    (tmp_path / "network.bin").write_bytes(b"0")
+    with pytest.raises(DeviceError, match=r"network\.xml: OpenVINO refuses the network"):
+        device.load(tmp_path / "network.xml")
+
+
+def test_bf16_is_compared_with_fp32_on_the_same_threads() -> None:
+    single = OpenVinoDevice(2, "bf16").single
+    assert isinstance(single, OpenVinoDevice)
+    assert (single.precision, single.threads) == ("fp32", 2)

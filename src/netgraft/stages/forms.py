@@ -86,12 +86,12 @@ class FormStages(StudentStages):
 
     @cached_property
     def quantization_crops(self) -> Tensor:
-        """The images that networks are quantized on, (n, 3, h, w)."""
-        degraded, _ = crops_of(
-            self.config.data, "train", count=self.config.device.calibration, size=self.config.size,
-            seed=CALIBRATION_SEED,
-        )  # fmt: skip
-        return degraded
+        """The images that networks are quantized on, (n + 1, 3, h, w): what lies beyond their values is cut off, so that
+        the first crop comes once more, stretched from black to white."""
+        count, size = self.config.device.calibration, self.config.size
+        degraded, _ = crops_of(self.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
+        low, high = degraded[:1].min(), degraded[:1].max()
+        return torch.cat([degraded, (degraded[:1] - low) / (high - low).clamp_min(1e-3)])
 
     @cached_property
     def forms(self) -> dict[str, dict[str, Form | NoForm]]:
@@ -162,7 +162,7 @@ class FormStages(StudentStages):
         """What a form depends on; those of another student or device in the same folder are told apart by it."""
         return self._network_key(name) | {
             "device": device.description.as_dict(),
-            "calibration": [self.config.device.calibration, CALIBRATION_SEED],
+            "calibration": [self.config.device.calibration, CALIBRATION_SEED, "stretched"],
         }
 
     @property
