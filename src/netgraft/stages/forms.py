@@ -86,7 +86,7 @@ class FormStages(StudentStages):
 
     @cached_property
     def quantization_crops(self) -> Tensor:
-        """The images that networks are quantized on, (n + 1, 3, h, w): what lies beyond their values is cut off, so that
+        """The images that networks are quantized on, (n + 1, 3, h, w): what they never reach is cut off, so that
         the first crop comes once more, stretched from black to white."""
         count, size = self.config.device.calibration, self.config.size
         degraded, _ = crops_of(self.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
