@@ -126,3 +126,13 @@ logging.getLogger("netgraft").warning("to be heard")
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     assert "to be heard" in outcome.stderr
+
+
+def test_the_range_is_that_of_all_calibration_inputs() -> None:
+    """The second input alone reaches 1: an average over both would cut off what lies above half of it."""
+    same = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(same.weight, 1.0)
+    ramp = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    runnable = LitertDevice(precision="int8").compile(same, ramp, torch.cat([0.1 * ramp, ramp, 0.1 * ramp]))
+    assert not isinstance(runnable, Unsupported)
+    np.testing.assert_allclose(runnable.run(ramp.numpy()), ramp.numpy(), atol=0.01)

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,25 @@ def quantize_tflite(content: bytes, calibration: Array) -> bytes:
             given.write_bytes(content)
             try:
                 work = quantizer.Quantizer(str(given), recipe.static_wi8_ai8())
-                work.quantize(work.calibrate({SIGNATURE: samples})).export_model(str(quantized))
+                # One by one: over several, the quantizer takes a moving average that hardly leaves the first range.
+                ranges = [work.calibrate({SIGNATURE: [sample]}) for sample in samples]
+                work.quantize(_widest(ranges)).export_model(str(quantized))
             except (RuntimeError, ValueError, NotImplementedError, KeyError) as error:
                 raise ExportError(f"the network cannot be quantized for TFLite: {first_line(error)}") from error
             return quantized.read_bytes()
+
+
+def _widest(ranges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By tensor the smallest and largest value of all calibration inputs, given those of each."""
+    widest: dict[str, Any] = {}
+    for name in dict.fromkeys(name for found in ranges for name in found):
+        seen = [found[name] for found in ranges if name in found]
+        widest[name] = {
+            **seen[0],
+            "min": np.min([values["min"] for values in seen], axis=0),
+            "max": np.max([values["max"] for values in seen], axis=0),
+        }
+    return widest
 
 
 def _import_converter() -> Any:
