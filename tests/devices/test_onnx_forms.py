@@ -160,7 +160,7 @@ def test_the_safe_norm_survives_half_precision_at_every_magnitude(magnitude: flo
         # The plain one keeps two digits where its squares are tiny.
         assert error < (0.01 if safe or magnitude > 0.01 else 0.1)
     else:
-        assert error > 0.5
+        assert error > 0.05
 
 
 def test_the_safe_norm_computes_the_same_in_single_precision() -> None:
