@@ -233,10 +233,10 @@ def npu_preset() -> RunConfig:
             protect_top=0,
         ),
         distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
-        # Whole networks take a minute each to compile.
-        device=DeviceConfig(name="ethos-u:u85-2048", check_networks=4),
-        search=SearchConfig(budget=150, crops=6, max_loss_db=0.6),
-        finetune=FinetuneConfig(steps=800),
+        # Whole networks take up to a minute each to compile.
+        device=DeviceConfig(name="ethos-u:u85-2048", check_networks=3),
+        search=SearchConfig(budget=100, crops=6, max_loss_db=0.6),
+        finetune=FinetuneConfig(steps=500),
     )
 
 
