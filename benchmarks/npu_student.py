@@ -4,6 +4,12 @@
     python benchmarks/npu_student.py --run runs/npu [--npus u55-256,u65-512,u85-2048] [--calibration 16] \
         [--record benchmarks/results/npu_student.json]
 
+    netgraft distill --preset npu --out runs/npu
+    python benchmarks/npu_student.py --run runs/npu --assemble block=naf_relu,encoders.3=drop,up=transposed,ups.3=resize
+
+With --assemble no search is asked: each entry names an operator for a kind of site, or for all sites whose path
+begins so; later entries win. That student is fine-tuned here, for --steps steps, and its state is kept.
+
 Teacher and student of the run become 8-bit TFLite files at the profiled size, calibrated on training crops. Arm's
 compiler estimates their latency on each NPU and names what falls back to the processor. The files' PSNR is that on
 the embedded test photographs, whole, by LiteRT on this machine, in the tiles that a restoration uses; the fp32
@@ -16,7 +22,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +35,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from netgraft.config import parse_config
-from netgraft.data.images import crops_of, whole_images
+from netgraft.data.crops import CropStage, crop_batches
+from netgraft.data.images import crops_of, train_source, whole_images
 from netgraft.devices import open_device
 from netgraft.devices.ethos_u import EthosUDevice
 from netgraft.devices.litert import TfliteRunnable
@@ -36,11 +44,14 @@ from netgraft.devices.tflite import quantize_tflite, tflite_bytes
 from netgraft.errors import StoreError
 from netgraft.evaluate import evaluate, paired_interval
 from netgraft.files import write_atomically
+from netgraft.finetune import FinetuneConfig, Finetuning
 from netgraft.nets.blocks import deploy
 from netgraft.restore import Restorer
+from netgraft.sites import KEEP, Site
 from netgraft.stages import Run
 from netgraft.store import RunStore
 
+SAVE_EVERY = 50
 NPUS = "u55-256,u65-512,u85-2048"
 
 
@@ -95,6 +106,36 @@ def judged(module: nn.Module, run: Run, npus: list[str], calibration: Tensor, ke
     }
 
 
+def assembled(rules: str, sites: Sequence[Site]) -> dict[str, str]:
+    """Operator by site path, from ``kind=operator`` and ``path=operator`` entries."""
+    assignment = {site.path: KEEP for site in sites}
+    for rule in rules.split(","):
+        where, _, operator = rule.partition("=")
+        assignment |= {
+            site.path: operator for site in sites if site.kind == where or f"{site.path}.".startswith(f"{where}.")
+        }
+    return assignment
+
+
+def finetuned(run: Run, assignment: Mapping[str, str], config: FinetuneConfig) -> nn.Module:
+    """The student with these operators, fine-tuned; continues where it stopped."""
+    work = Finetuning(run.student_of(assignment), run.teacher.module, config)
+    made_from = {"origin": run.origin, "assignment": dict(assignment), "finetune": config.model_dump()}
+    path = run.store.path("npu/finetune", made_from, ".pt")
+    if path.exists():
+        work.load_state(run.store.load_tensors(path))
+
+    def on_step(now: Finetuning) -> None:
+        if now.step % SAVE_EVERY == 0 or now.step == config.steps:
+            run.store.save_tensors(path, now.state())
+            print(f"step {now.step}/{config.steps}, loss {mean(now.losses[-SAVE_EVERY:]):.2f} dB", file=sys.stderr)
+
+    source = train_source(run.config.data, seed=run.config.seed)
+    stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
+    work.run(crop_batches(source, [stage], seed=run.config.seed + 1, first_step=work.step), on_step)
+    return work.average
+
+
 def estimated(npu: str, content: bytes) -> dict[str, Any]:
     device = open_device(f"ethos-u:{npu}")
     assert isinstance(device, EthosUDevice)
@@ -117,6 +158,9 @@ def main() -> None:
     parser.add_argument("--npus", default=NPUS, help="names, separated by commas")
     parser.add_argument("--calibration", type=int, default=16, help="training crops that the quantizer sees")
     parser.add_argument("--record", type=Path, help="a file for the record, beside the printed line")
+    parser.add_argument("--assemble", help="KIND=OPERATOR and PATH=OPERATOR, separated by commas, instead of a search")
+    parser.add_argument("--steps", type=int, default=600, help="of fine-tuning what was assembled")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     stored = args.run / "config.json"
@@ -124,7 +168,13 @@ def main() -> None:
     size, npus = run.config.size, args.npus.split(",")
     # Not the crops that the search calibrated its networks on.
     calibration, _ = crops_of(run.config.data, "train", count=args.calibration, size=size, seed=2)
-    networks = {"teacher": deploy(run.teacher.module), "student": deploy(run.finetuned[0])}
+    if args.assemble:
+        config = FinetuneConfig(steps=args.steps, batch=4, crop=96, learning_rate=args.learning_rate)
+        assignment = assembled(args.assemble, run.sites)
+        student_module = finetuned(run, assignment, config)
+    else:
+        config, assignment, student_module = run.config.finetune, run.assignment, run.finetuned[0]
+    networks = {"teacher": deploy(run.teacher.module), "student": deploy(student_module)}
     found = {
         name: judged(module, run, npus, calibration, Kept(args.run / "npu", digest(module, calibration)))
         for name, module in networks.items()
@@ -141,8 +191,9 @@ def main() -> None:
         "degraded_db": degraded,
         **found,
         "loss_of_int8_student_to_fp32_teacher": loss,
-        "assignment": run.assignment,
-        "finetune": run.config.finetune.model_dump(),
+        "assignment": assignment,
+        "searched": not args.assemble,
+        "finetune": config.model_dump(),
     }
     if args.record is not None:
         write_atomically(args.record, json.dumps(record, indent=1).encode() + b"\n", StoreError)
