@@ -133,7 +133,8 @@ def finetuned(run: Run, assignment: Mapping[str, str], config: FinetuneConfig) -
     source = train_source(run.config.data, seed=run.config.seed)
     stage = CropStage(steps=config.steps, size=config.crop, batch=config.batch)
     work.run(crop_batches(source, [stage], seed=run.config.seed + 1, first_step=work.step), on_step)
-    return work.average
+    student: nn.Module = work.average
+    return student
 
 
 def estimated(npu: str, content: bytes) -> dict[str, Any]:
