@@ -95,16 +95,14 @@ def test_what_was_compiled_before_is_not_compiled_again(monkeypatch: pytest.Monk
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("npu", ["u55-128", "u85-256"])
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *(("block", name) for name in ("drop", "naf_static", "naf_relu", "conv3_res", "conv3", "conv3_relu")),
-        *(("block", name) for name in ("inverted_residual", "partial_conv", "half_res", "naf_no_norm")),
+        *(("block", name) for name in ("naf_relu", "naf_no_norm", "conv3_res", "conv3", "conv3_relu")),
         *(("down", "strided3"), ("up", "transposed"), ("up", "resize")),
     ],
 )
-def test_operators_for_npus_fall_back_nowhere(npu: str, kind: str, name: str) -> None:
+def test_operators_for_npus_fall_back_nowhere(kind: str, name: str) -> None:
     """Among them attention's mean over the whole map, and the leaky ReLU, which the quantizer must know."""
     torch.manual_seed(0)
     teacher = NafNet(NafNetShape(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
@@ -115,7 +113,10 @@ def test_operators_for_npus_fall_back_nowhere(npu: str, kind: str, name: str) ->
     network = nn.Sequential(
         nn.Conv2d(site.in_channels, site.in_channels, 1), started, nn.Conv2d(site.out_channels, site.out_channels, 1)
     )
-    assert compiled(EthosUDevice(npu), network, site.example((32, 32))).estimate.fallback_counts == {}
+    x = site.example((32, 32))
+    content = quantize_tflite(tflite_bytes(network, x), x.numpy())
+    for npu in ("u55-128", "u85-256"):
+        assert EthosUDevice(npu).estimate(content).fallback_counts == {}
 
 
 def test_a_network_computes_what_torch_does_up_to_8_bits(block: nn.Module) -> None:
