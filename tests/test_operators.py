@@ -6,10 +6,14 @@ import copy
 import sys
 import types
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from netgraft.devices import onnx_bytes
 from netgraft.errors import ConfigError
 from netgraft.nets.blocks import deploy
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
@@ -42,6 +46,19 @@ def test_every_operator_starts_with_the_shapes_of_its_site(site: Site, name: str
             parameter.fill_(7.0)
     for key, value in block.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", ["naf_relu", "conv3_relu", "resize"])
+def test_operators_for_npus_export_to_plain_graphs(name: str) -> None:
+    """The file computes what torch does, by convolutions and what runs between them on any device."""
+    net = network()
+    site = next(site for site in find_sites(net, (32, 32)) if site.kind == OPERATORS[name].kind)
+    module, x = deploy(OPERATORS[name].start(net.get_submodule(site.path), site)), site.example((32, 32))
+    content = onnx_bytes(module, x)
+    (found,) = onnxruntime.InferenceSession(content).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, module(x).numpy(), atol=1e-5)
+    assert {node.op_type for node in onnx.load_from_string(content).graph.node} <= {"Conv", "Relu", "Add", "Resize"}
 
 
 @pytest.mark.parametrize("name", [name for name, op in OPERATORS.items() if op.learning == "exact"])

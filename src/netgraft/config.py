@@ -218,6 +218,32 @@ def paper_preset() -> RunConfig:
     )
 
 
+def npu_preset() -> RunConfig:
+    """The embedded network on an Arm Ethos-U85 by its compiler's estimate, from operators that NPUs compute whole."""
+    return RunConfig(
+        space=SpaceConfig(
+            operators=(
+                "drop",
+                "naf_static",
+                "naf_relu",
+                "conv3_relu",
+                "inverted_residual",
+                "half_res",
+                "strided3",
+                "transposed",
+                "resize",
+            ),
+            # An up that keeps its PixelShuffle costs more than the rest of the network.
+            protect_top=0,
+        ),
+        distill=DistillConfig(steps=120, batch=4, data_fraction=1.0),
+        # Whole networks take up to a minute each to compile.
+        device=DeviceConfig(name="ethos-u:u85-2048", check_networks=3),
+        search=SearchConfig(budget=100, crops=6, max_loss_db=0.6),
+        finetune=FinetuneConfig(steps=500),
+    )
+
+
 def full_preset() -> RunConfig:
     """Every site and operator, trained longer: an hour or two on two cores."""
     return RunConfig(
@@ -244,7 +270,7 @@ def tiny_preset() -> RunConfig:
 
 
 PRESETS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
-    {"demo": demo_preset, "paper": paper_preset, "full": full_preset, "tiny": tiny_preset}
+    {"demo": demo_preset, "paper": paper_preset, "full": full_preset, "npu": npu_preset, "tiny": tiny_preset}
 )
 
 

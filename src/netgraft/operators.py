@@ -6,7 +6,6 @@ one, or a ``"package.module:NAME"`` line in the config.
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ from netgraft.nets.blocks import (
     HalfResolution,
     InvertedResidual,
     PartialConv,
+    ReluConvBlock,
+    ReluNafBlock,
+    ResizeConv,
     StaticNafBlock,
     strided_from,
     transposed_from,
@@ -46,7 +48,7 @@ class Operator:
     learning: Learning
     """``exact``: equals the teacher's block as it is; ``fit``: closed form; ``distill``: feature distillation."""
     from_teacher: bool
-    """Whether it starts from the teacher's weights."""
+    """Whether it starts from the teacher's weights, close enough to it to learn at a tenth of the rate."""
     description: str
     """One line for tables."""
 
@@ -59,13 +61,19 @@ def _static(norm: bool, attention: bool) -> Callable[[nn.Module, Site], nn.Modul
     return start
 
 
-def _copied(block: nn.Module, _: Site) -> nn.Module:
-    return copy.deepcopy(block)
+def _relu(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, NafBlock)
+    return ReluNafBlock(block)
 
 
 def _transposed(block: nn.Module, _: Site) -> nn.Module:
     assert isinstance(block, nn.Sequential)
     return transposed_from(block)
+
+
+def _resize(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, nn.Sequential)
+    return ResizeConv(block)
 
 
 def _strided(block: nn.Module, _: Site) -> nn.Module:
@@ -111,6 +119,14 @@ OPERATORS: Mapping[str, Operator] = _pool(
         description="NAF block with norms frozen and folded",
     ),
     Operator(
+        name="naf_relu",
+        kind="block",
+        start=_relu,
+        learning="distill",
+        from_teacher=True,
+        description="NAF block with norms and attention frozen and folded, and ReLUs as gates",
+    ),
+    Operator(
         name="conv3_res",
         kind="block",
         start=lambda _, site: ConvBlock(site.in_channels, residual=True),
@@ -125,6 +141,14 @@ OPERATORS: Mapping[str, Operator] = _pool(
         learning="distill",
         from_teacher=False,
         description="dense 3x3 convolution, leaky ReLU",
+    ),
+    Operator(
+        name="conv3_relu",
+        kind="block",
+        start=lambda _, site: ReluConvBlock(site.in_channels),
+        learning="distill",
+        from_teacher=False,
+        description="dense 3x3 convolution, ReLU, pointwise, residual",
     ),
     Operator(
         name="inverted_residual",
@@ -165,6 +189,14 @@ OPERATORS: Mapping[str, Operator] = _pool(
         learning="exact",
         from_teacher=True,
         description="transposed 2x2 convolution, exactly the 1x1 and PixelShuffle",
+    ),
+    Operator(
+        name="resize",
+        kind="up",
+        start=_resize,
+        learning="distill",
+        from_teacher=False,
+        description="nearest upsampling, 3x3 convolution",
     ),
 )
 """Every operator that netgraft brings, by name; ``keep`` is implied."""

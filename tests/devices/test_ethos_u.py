@@ -1,5 +1,6 @@
 """Arm NPUs, estimated for real by Arm's compiler."""
 
+import copy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import vela
+from netgraft.devices import ethos_u, vela
 from netgraft.devices.device import ReducedDevice, Unsupported
 from netgraft.devices.ethos_u import EstimatedRunnable, EthosUDevice
 from netgraft.devices.host_core import EFFICIENCY, HANDOVER_CYCLES, Fallback, find_fallbacks
@@ -20,6 +21,10 @@ from netgraft.devices.measure import MeasureProtocol, measure_modules
 from netgraft.devices.tflite import quantize_tflite, tflite_bytes
 from netgraft.devices.vela import NPUS
 from netgraft.errors import ConfigError, DeviceError, ExportError
+from netgraft.nets.blocks import deploy
+from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
+from netgraft.operators import OPERATORS
+from netgraft.sites import find_sites
 
 pytestmark = pytest.mark.skipif(
     find_spec("ethosu") is None or find_spec("litert_torch") is None, reason="needs netgraft[ethos-u]"
@@ -70,6 +75,48 @@ def test_the_measured_latency_is_the_estimate_with_equal_quartiles() -> None:
     for found in (latency.q25_ms, latency.median_ms, latency.q75_ms, latency.cpu_median_ms):
         assert found == pytest.approx(expected, rel=1e-9)
     assert latency.contended == 0
+
+
+def test_what_was_compiled_before_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An equal module is known by its content; other weights or another size are another network."""
+    calls = []
+    compile_for = vela.compile_for
+    monkeypatch.setattr(ethos_u, "compile_for", lambda *given: calls.append(given) or compile_for(*given))
+    device, x = EthosUDevice("u55-128"), noise(1, 16, 8, 8)
+    first, again = compiled(device, CONV, x), compiled(device, copy.deepcopy(CONV), x)
+    assert len(calls) == 1
+    assert again.latency_ms == first.latency_ms
+    np.testing.assert_array_equal(again.run(x.numpy()), first.run(x.numpy()))
+    other = copy.deepcopy(CONV)
+    with torch.no_grad():
+        other.weight.mul_(2)
+    compiled(device, other, x)
+    compiled(device, CONV, noise(1, 16, 16, 16))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("block", name) for name in ("naf_relu", "naf_no_norm", "conv3_res", "conv3", "conv3_relu")),
+        *(("down", "strided3"), ("up", "transposed"), ("up", "resize")),
+    ],
+)
+def test_operators_for_npus_fall_back_nowhere(kind: str, name: str) -> None:
+    """Among them attention's mean over the whole map, and the leaky ReLU, which the quantizer must know."""
+    torch.manual_seed(0)
+    teacher = NafNet(NafNetShape(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
+    start_residuals(teacher, 0.3)
+    site = next(site for site in find_sites(teacher, (32, 32)) if site.kind == kind)
+    started = deploy(OPERATORS[name].start(teacher.get_submodule(site.path), site))
+    # Between convolutions, as in a network: its ends are given as 8 bits.
+    network = nn.Sequential(
+        nn.Conv2d(site.in_channels, site.in_channels, 1), started, nn.Conv2d(site.out_channels, site.out_channels, 1)
+    )
+    x = site.example((32, 32))
+    content = quantize_tflite(tflite_bytes(network, x), x.numpy())
+    for npu in ("u55-128", "u85-256"):
+        assert EthosUDevice(npu).estimate(content).fallback_counts == {}
 
 
 def test_a_network_computes_what_torch_does_up_to_8_bits(block: nn.Module) -> None:

@@ -55,6 +55,31 @@ def test_convolutions_are_quantized_with_a_scale_per_channel() -> None:
     assert any(len(scales) == 2 and scales[0] > 100 * scales[1] for scales in weights)
 
 
+@pytest.mark.parametrize("slope", [0.25, 0.0, 1.0])
+def test_a_leaky_relu_is_quantized_and_computes_the_same(slope: float) -> None:
+    """No operator is left in single precision; 8 bits may change their scale on the way."""
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.LeakyReLU(slope), nn.Conv2d(4, 4, 1))
+    x = noise(1, 4, 16, 16)
+    content = tflite_bytes(network, x)
+    with torch.no_grad():
+        reference = network(x).numpy()
+    np.testing.assert_allclose(TfliteRunnable(content, threads=1).run(x.numpy()), reference, atol=1e-5)
+    quantized = quantize_tflite(content, x.numpy())
+    operators = {op["op_name"] for op in open_interpreter(quantized)._get_ops_details()}
+    assert not operators & {"LEAKY_RELU", "DEQUANTIZE"}
+    error = np.square(TfliteRunnable(quantized, threads=1).run(x.numpy()) - reference).mean()
+    assert error < 1e-3 * np.square(reference).mean()
+
+
+def test_a_leaky_relu_that_grows_below_zero_stays_what_it_is() -> None:
+    """Of slope 2 the larger of x and 2x is the wrong one on both sides of zero."""
+    x = noise(1, 4, 8, 8)
+    network = nn.Sequential(nn.LeakyReLU(2.0))
+    found = TfliteRunnable(tflite_bytes(network, x), threads=1).run(x.numpy())
+    np.testing.assert_allclose(found, torch.where(x > 0, x, 2 * x).numpy(), atol=1e-6)
+    assert isinstance(network[0], nn.LeakyReLU)
+
+
 def test_what_the_calibration_never_reached_is_cut_off() -> None:
     same = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.constant_(same.weight, 1.0)

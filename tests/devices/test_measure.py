@@ -184,6 +184,26 @@ def test_a_refused_module_becomes_a_row_and_the_others_are_timed() -> None:
     assert rows["b", 2] == Unsupported("the fake device refuses ReLU")
 
 
+def test_an_estimate_is_taken_as_it_is_and_nothing_runs() -> None:
+    """Beside a network that is timed: 7 ms to the last digit, and not one line of a run in the log."""
+
+    class Estimate(Scripted):
+        latency_ms = 7.0
+
+    clock, log = FakeClock(), list[str]()
+    session = {
+        "estimated": Estimate(clock, always(1.0), name="estimated", log=log),
+        "timed": Scripted(clock, always(3.0), name="timed", log=log),
+    }
+    found = measure(session, dict.fromkeys(session, X), MeasureProtocol(samples=4, min_sample_ms=0), clock)
+    assert list(found) == ["estimated", "timed"]
+    for value in ("median_ms", "q25_ms", "q75_ms", "cpu_median_ms"):
+        assert getattr(found["estimated"], value) == 7.0
+    assert (found["estimated"].runs, found["estimated"].contended) == (1, 0.0)
+    assert found["timed"].median_ms == pytest.approx(3.0)
+    assert set(log) == {"timed"}
+
+
 def test_drift_is_told_against_the_middle_session() -> None:
     """4, 5 and 6 ms: a fifth faster and a fifth slower than the middle one."""
     assert drift_percent({"a": 5.0, "b": 4.0, "c": 6.0}) == pytest.approx({"a": 0.0, "b": -20.0, "c": 20.0})

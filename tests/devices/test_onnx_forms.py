@@ -8,6 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from netgraft.devices.onnx_forms import use_convolution_forms
 
@@ -37,6 +38,23 @@ def result_of(model: ir.Model) -> NDArray[np.float32]:
     onnx.checker.check_model(proto, full_check=True)
     x = np.random.default_rng(1).normal(loc=3, size=(1, 4, 5, 7)).astype(np.float32)
     return onnxruntime.InferenceSession(proto.SerializeToString()).run(["y"], {"x": x})[0]
+
+
+def in_half_precision(model: ir.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a graph computes when weights and every intermediate result are rounded to 16 bits."""
+    proto = ir.to_proto(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del proto.graph.value_info[:]
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            )
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        (y,) = ReferenceEvaluator(proto).run(None, {"x": x.astype(np.float16)})
+    assert y.dtype == np.float16
+    return y.astype(np.float32)
 
 
 def rewritten(body: str, **shapes: tuple[int, ...]) -> Counter[str]:
@@ -122,3 +140,33 @@ def test_uneven_parts_stay() -> None:
         "a, b = Split <axis = 1> (c, sizes) y = Concat <axis = 1> (b, a)"
     )
     assert rewritten(body, **POINTWISE)["Split"] == 1
+
+
+@pytest.mark.parametrize("magnitude", [0.003, 0.1, 1.0, 30.0, 1000.0, 10_000.0])
+@pytest.mark.parametrize("safe", [False, True])
+def test_the_safe_norm_survives_half_precision_at_every_magnitude(magnitude: float, safe: bool) -> None:
+    """Against the definition in double precision; the plain form squares 1000 to infinity, and its output is zero."""
+    body = NORM.replace("0.001", "0.000001") + "y = Conv (n, kernel, bias)"
+    model = model_of(body, gain=(4,), shift=(4,), **POINTWISE)
+    constants = {name: value.const_value.numpy().astype(np.float64) for name, value in model.graph.initializers.items()}
+    x = (magnitude * np.random.default_rng(1).normal(size=(1, 4, 5, 7))).astype(np.float16).astype(np.float32)
+    centered = x.astype(np.float64) - x.mean(1, keepdims=True, dtype=np.float64)
+    normed = centered / np.sqrt(np.square(centered).mean(1, keepdims=True) + 1e-6)
+    gain, shift, bias = (constants[name].reshape(1, -1, 1, 1) for name in ("gain", "shift", "bias"))
+    expected = np.einsum("oi,nihw->nohw", constants["kernel"][:, :, 0, 0], normed * gain + shift) + bias
+    use_convolution_forms(model, fp16_safe=safe)
+    error = np.abs(in_half_precision(model, x) - expected).max() / np.abs(expected).max()
+    if safe or magnitude < 100:
+        # The plain one keeps two digits where its squares are tiny.
+        assert error < (0.01 if safe or magnitude > 0.01 else 0.1)
+    else:
+        assert error > 0.05
+
+
+def test_the_safe_norm_computes_the_same_in_single_precision() -> None:
+    body = f"{NORM} y = Conv (n, kernel, bias)"
+    shapes = {"gain": (4,), "shift": (4,), **POINTWISE}
+    before, model = result_of(model_of(body, **shapes)), model_of(body, **shapes)
+    use_convolution_forms(model, fp16_safe=True)
+    np.testing.assert_allclose(result_of(model), before, atol=1e-5 * np.abs(before).max())
+    assert "LayerNormalization" not in {node.op_type for node in model.graph}

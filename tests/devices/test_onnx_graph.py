@@ -1,5 +1,6 @@
 """Networks as ONNX files. What a file computes is judged by ONNX Runtime against torch."""
 
+import copy
 import logging
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
 from netgraft.errors import ExportError
-from netgraft.nets.nafnet import LayerNorm2d, NafBlock, NafNet, NafNetShape
+from netgraft.nets.blocks import deploy
+from netgraft.nets.nafnet import LayerNorm2d, NafBlock, NafNet, NafNetShape, localize
+from netgraft.operators import OPERATORS
+from netgraft.sites import find_sites
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -54,6 +58,26 @@ def test_a_block_computes_the_same_after_export(block: nn.Module, fast_forms: bo
     slow = {"LayerNormalization", "Transpose", "Split"}
     assert (slow & ops.keys()) == (set() if fast_forms else slow)
     assert not {"Shape", "Gather", "SplitToSequence"} & ops.keys()
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_network_of_fixed_size_is_made_of_these_operators_alone(local: bool) -> None:
+    """The teacher, also with local statistics, and a student of operators for NPUs: nothing computes shapes."""
+    sites = {"down": "strided3", "up": "resize", "block": "naf_relu"}
+    teacher = NafNet(NafNetShape(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)))
+    student = copy.deepcopy(teacher)
+    for site in find_sites(teacher, (32, 32)):
+        group, _, name = site.path.rpartition(".")
+        block = teacher.get_submodule(site.path)
+        setattr(student.get_submodule(group), name, OPERATORS[sites[site.kind]].start(block, site))
+    if local:
+        localize(teacher, (16, 16))
+    around = {"Conv", "Add"}
+    norms = {"Sub", "Mul", "Sqrt", "Reciprocal"}
+    attention = {"CumSum", "Pad", "Slice", "Div"} if local else {"ReduceMean"}
+    x = torch.rand(1, 3, 32, 32)
+    assert op_types(onnx_bytes(deploy(teacher), x)).keys() == around | norms | attention | {"DepthToSpace"}
+    assert op_types(onnx_bytes(deploy(student), x)).keys() == around | {"Relu", "Resize"}
 
 
 def test_the_fast_norm_is_as_exact_as_layer_norm_on_a_large_offset() -> None:

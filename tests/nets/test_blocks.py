@@ -19,11 +19,15 @@ from netgraft.nets.blocks import (
     InvertedResidual,
     MergedConv,
     PartialConv,
+    ReluConvBlock,
+    ReluNafBlock,
+    ResizeConv,
     StaticAttention,
     StaticNafBlock,
     StaticNorm,
     calibrating,
     deploy,
+    fit_pointwise,
     strided_from,
     transposed_from,
 )
@@ -226,7 +230,7 @@ def test_a_convolution_block_by_hand() -> None:
         assert block(x).flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("make", [InvertedResidual, PartialConv, HalfResolution])
+@pytest.mark.parametrize("make", [InvertedResidual, PartialConv, HalfResolution, ReluConvBlock])
 def test_residual_blocks_pass_their_input_on(make: type[nn.Module]) -> None:
     """With every weight at zero nothing is added to the input."""
     block, x = make(8), shifted(channels=8)
@@ -234,6 +238,58 @@ def test_residual_blocks_pass_their_input_on(make: type[nn.Module]) -> None:
     for parameter in block.parameters():
         nn.init.zeros_(parameter)
     assert torch.equal(block(x), x)
+
+
+def test_a_pointwise_fit_is_numpys() -> None:
+    """Least squares with an offset; a channel that is always zero takes part without harm, at weight zero."""
+    x, conv = shifted(), nn.Conv2d(6, 3, 1)
+    x[:, 2] = 0
+    y = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(2)) + x[:, :3] * 2
+    fit_pointwise(conv, x, y, ridge=0)
+    inputs = np.concatenate([x.movedim(1, -1).reshape(-1, 6).double().numpy(), np.ones((200, 1))], axis=1)
+    expected, *_ = np.linalg.lstsq(inputs, y.movedim(1, -1).reshape(-1, 3).double().numpy(), rcond=None)
+    np.testing.assert_allclose(conv.weight.detach()[:, :, 0, 0].numpy(), expected[:6].T, atol=1e-5)
+    assert conv.bias is not None
+    np.testing.assert_allclose(conv.bias.detach().numpy(), expected[6], atol=1e-5)
+
+
+def test_relu_gates_are_exact_where_a_relu_can_be_the_gate() -> None:
+    """One half of every gate's input is a constant 1: the product is the other half, which only is positive here."""
+    block, x = naf_block(), shifted()
+    with torch.no_grad():
+        for conv in (block.conv2, block.conv4):
+            conv.weight[6:] = 0
+            conv.bias[6:] = 1.0  # type: ignore[index]
+            conv.bias[:6] += 100.0  # type: ignore[index]
+    relu = ReluNafBlock(block)
+    # The norms as they would be if every pixel had the same deviation: what the gates do is looked at here.
+    block.norm1, block.norm2 = relu.norm1, relu.norm2
+    block.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 6, 1))
+    nn.init.zeros_(block.sca[1].weight)  # type: ignore[arg-type]
+    relu._gated = (block.sg, block.sca, block.conv3, block.conv5)
+    with torch.no_grad(), calibrating(relu):
+        relu(x)
+        found, expected = relu(x), block(x)
+    change = (expected - x).std()
+    assert (found - expected).abs().max() < 0.02 * change
+
+
+def test_calibration_brings_relu_gates_closer_and_deployment_keeps_them() -> None:
+    block, x = naf_block(), shifted()
+    before = copy.deepcopy(block.state_dict())
+    relu = ReluNafBlock(block)
+    with torch.no_grad():
+        uncalibrated = (relu(x) - block(x)).square().mean()
+        with calibrating(relu):
+            relu(x)
+        assert (relu(x) - block(x)).square().mean() < 0.5 * uncalibrated
+        deployed = deploy(relu)
+        assert isinstance(deployed, DeployedNafBlock)
+        torch.testing.assert_close(deployed(x), relu(x), rtol=1e-4, atol=1e-4)
+    # What it is fitted to is no part of it, and is the teacher's own no more.
+    assert not any("_gated" in name for name in relu.state_dict())
+    for name, value in block.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_a_partial_convolution_mixes_space_in_a_quarter_of_the_channels() -> None:
@@ -268,6 +324,19 @@ def test_the_transposed_convolution_is_exactly_the_pixel_shuffle() -> None:
     with torch.no_grad():
         up[0].weight.copy_(torch.arange(72.0).view(12, 6, 1, 1) % 11 - 5)
     assert torch.equal(transposed_from(up)(x.round()), up(x.round()))
+
+
+def test_a_resize_convolution_starts_as_the_mean_of_the_four_pixels() -> None:
+    torch.manual_seed(0)
+    up, x = nn.Sequential(nn.Conv2d(6, 12, 1, bias=False), nn.PixelShuffle(2)), shifted()
+    resize = ResizeConv(up)
+    found = resize(x)
+    assert found.shape == (2, 3, 20, 20)
+    mean = F.avg_pool2d(up(x), 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-5)
+    # Each tap counts: it can learn what the teacher's up does not do.
+    nn.init.ones_(resize.conv.weight)
+    assert not torch.allclose(resize(x), F.interpolate(F.avg_pool2d(resize(x), 2), scale_factor=2.0))
 
 
 def test_the_strided_convolution_is_exactly_the_2x2_one() -> None:

@@ -17,7 +17,7 @@ from netgraft.names import lookup
 from netgraft.store import RunStore
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.", show_default=False)]
-Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, paper, tiny.")]
+Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, npu, paper, tiny.")]
 TeacherFile = Annotated[
     Path | None, typer.Option("--teacher", help="A NAFNet checkpoint; by default the embedded one.")
 ]

@@ -86,6 +86,16 @@ class Runnable(Protocol):
         ...
 
 
+@runtime_checkable
+class Estimated(Protocol):
+    """A network whose latency is computed and not timed: it is the same in every run, so that none is needed."""
+
+    @property
+    def latency_ms(self) -> float:
+        """How long one run takes."""
+        ...
+
+
 class Device(Protocol):
     """Compiles networks and knows the clock that times them."""
 

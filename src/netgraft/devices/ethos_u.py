@@ -1,20 +1,23 @@
 """Arm Ethos-U NPUs, without one: latencies are estimates of Arm's compiler, and nothing here is measured.
 
 The numbers that a network gives are those of its 8-bit TFLite file, computed by LiteRT on this machine. Its clock
-moves by the estimate whenever the network runs, so that median and quartiles come out equal to it.
+moves by the estimate whenever the network runs; a timing session takes the estimate itself and runs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections import Counter
+import pickle
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from netgraft.devices import host_core
@@ -30,6 +33,9 @@ from netgraft.errors import DeviceError, ExportError
 from netgraft.names import lookup
 
 log = logging.getLogger(__name__)
+
+REMEMBERED = 64
+"""Networks of which a device keeps file and estimate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,11 @@ class EstimatedRunnable:
         self._runnable = runnable
         self._clock = clock
 
+    @property
+    def latency_ms(self) -> float:
+        """See :class:`Estimated`."""
+        return self.estimate.latency_ms
+
     def run(self, x: Array) -> Array:
         y = self._runnable.run(x)
         self._clock.advance(self.estimate.latency_ms)
@@ -68,6 +79,19 @@ class EstimatedRunnable:
 
     def close(self) -> None:
         self._runnable.close()
+
+
+def _fingerprint(module: nn.Module, example: Tensor, inputs: Tensor) -> bytes | None:
+    """Equal only for what compiles to the same file: the modules with all that they hold, weights included.
+
+    None for a module that cannot be pickled, such as one of a class inside a function.
+    """
+    content = io.BytesIO()
+    try:
+        torch.save((module, tuple(example.shape), inputs), content)
+    except (AttributeError, TypeError, pickle.PicklingError):
+        return None
+    return hashlib.sha256(content.getbuffer()).digest()
 
 
 class EthosUDevice:
@@ -85,6 +109,9 @@ class EthosUDevice:
                 raise DeviceError(f"{module} is missing: {INSTALL}")
         self._clock = FakeClock()
         self._estimates: dict[bytes, Estimate] = {}
+        """By the file's digest."""
+        self._files: OrderedDict[bytes, bytes] = OrderedDict()
+        """Files by what they were made from, the latest at the end."""
 
     @property
     def description(self) -> DeviceDescription:
@@ -111,14 +138,13 @@ class EthosUDevice:
         inputs = calibration_inputs(example, calibration)
 
         def opened() -> Runnable:
-            return self._open(quantize_tflite(tflite_bytes(module, example), inputs.numpy()))
+            return self._open(self._file(module, example, inputs))
 
         return checked(opened, module, example, "int8")
 
     def form(self, module: nn.Module, example: Tensor, calibration: Tensor) -> Mapping[str, bytes]:
         """See :class:`FormDevice`: the file in 8 bits, and what the compiler makes of it for the NPU."""
-        inputs = calibration_inputs(example, calibration)
-        content = quantize_tflite(tflite_bytes(module, example), inputs.numpy())
+        content = self._file(module, example, calibration_inputs(example, calibration))
         compiled = compile_for(self.npu, content)
         self._estimates[_digest(content)] = _estimated(content, compiled)
         return {"int8.tflite": content, f"{self.npu.accelerator}.tflite": compiled.content}
@@ -129,6 +155,22 @@ class EthosUDevice:
             return self._open(read_network(path))
         except ExportError as error:
             raise DeviceError(f"{path}: {error}") from error
+
+    def _file(self, module: nn.Module, example: Tensor, inputs: Tensor) -> bytes:
+        """The 8-bit file of a network; what was seen lately is not converted again.
+
+        Every session of a run times one and the same reference block, and its last ones the same whole networks.
+        """
+        key = _fingerprint(module, example, inputs)
+        if key is not None and key in self._files:
+            self._files.move_to_end(key)
+            return self._files[key]
+        content = quantize_tflite(tflite_bytes(module, example), inputs.numpy())
+        if key is not None:
+            self._files[key] = content
+            if len(self._files) > REMEMBERED:
+                self._files.popitem(last=False)
+        return content
 
     def estimate(self, content: bytes) -> Estimate:
         """What a TFLite file of 8 bits will cost.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from netgraft.devices.device import Array, Clock, Device, Runnable, Unsupported
+from netgraft.devices.device import Array, Clock, Device, Estimated, Runnable, Unsupported
 from netgraft.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -222,17 +222,30 @@ def measure(
 ) -> dict[K, Latency]:
     """Time all the networks in one session, in turns.
 
-    inputs: for each runnable its (1, c, h, w) float32 input. ``on_round`` is told the rounds done so far.
+    inputs: for each runnable its (1, c, h, w) float32 input. ``on_round`` is told the rounds done so far. A network
+    whose latency is an estimate (:class:`Estimated`) is not run: its estimate is its one sample.
 
     Raises:
         DeviceError: a network fails while it runs, or takes no time at all although it must reach
         ``min_seconds``.
     """
-    meters = [Meter(name=name, runnable=runnable, x=inputs[name], clock=clock) for name, runnable in runnables.items()]
-    for meter in meters:
+    estimated = {name: _exact(one.latency_ms) for name, one in runnables.items() if isinstance(one, Estimated)}
+    meters = {
+        name: Meter(name=name, runnable=runnable, x=inputs[name], clock=clock)
+        for name, runnable in runnables.items()
+        if name not in estimated
+    }
+    for meter in meters.values():
         meter.warm_up(protocol)
-    sample_in_turns(meters, protocol, on_round)
-    return {name: meter.samples.latency(protocol) for name, meter in zip(runnables, meters, strict=True)}
+    sample_in_turns(list(meters.values()), protocol, on_round)
+    return {name: estimated.get(name) or meters[name].samples.latency(protocol) for name in runnables}
+
+
+def _exact(latency_ms: float) -> Latency:
+    """A latency that is known without timing."""
+    return Latency(
+        median_ms=latency_ms, q25_ms=latency_ms, q75_ms=latency_ms, cpu_median_ms=latency_ms, runs=1, contended=0.0
+    )
 
 
 def sample_in_turns(

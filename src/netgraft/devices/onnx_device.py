@@ -44,6 +44,8 @@ class OnnxDevice(ABC):
 
     precision = "fp32"
     """Number format that the files of single precision are computed in."""
+    fp16_safe = False
+    """Whether layer norms are exported such that half precision can compute them, where ``fast_forms`` are."""
 
     @property
     @abstractmethod
@@ -74,7 +76,7 @@ class OnnxDevice(ABC):
     def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Runnable | Unsupported:
         """See :class:`Device`. A network that computes something else than in torch is refused as well."""
         try:
-            content = onnx_bytes(module, example, fast_forms=self.fast_forms)
+            content = onnx_bytes(module, example, fast_forms=self.fast_forms, fp16_safe=self.fp16_safe)
         except ExportError as error:
             return Unsupported(str(error))
         return self.compile_graph(content, module, example)
@@ -90,7 +92,9 @@ class OnnxDevice(ABC):
             ExportError: the module cannot be exported.
             DeviceError: the runtime refuses it.
         """
-        return self.profile(onnx_bytes(module, example, fast_forms=self.fast_forms), example.numpy())
+        return self.profile(
+            onnx_bytes(module, example, fast_forms=self.fast_forms, fp16_safe=self.fp16_safe), example.numpy()
+        )
 
     def load(self, path: Path) -> Runnable:
         """See :class:`FileDevice`."""

@@ -32,22 +32,33 @@ NOISY_LOGGERS = (
 log = logging.getLogger(__name__)
 
 
-def to_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic: bool = False, fast_forms: bool = True) -> None:
+def to_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    dynamic: bool = False,
+    fast_forms: bool = True,
+    fp16_safe: bool = False,
+) -> None:
     """Write ``module`` as an ONNX file, whole or not at all; the module itself is left as it is.
 
     example: (1, c, h, w), the input shape of the file. With ``dynamic`` height and width are free, as long as
     they are multiples of the module's ``size_multiple`` (1 for a module without one), which the file's metadata
     then note under that name. ``fast_forms`` rewrites
-    layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx_forms`.
+    layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx_forms`; with
+    ``fp16_safe`` these are such that half precision can compute them.
 
     Raises:
         ExportError: the module cannot be expressed in ONNX, or the file cannot be written.
     """
-    content = onnx_bytes(module, example, dynamic=dynamic, fast_forms=fast_forms)
+    content = onnx_bytes(module, example, dynamic=dynamic, fast_forms=fast_forms, fp16_safe=fp16_safe)
     write_atomically(path, content, ExportError)
 
 
-def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True) -> bytes:
+def onnx_bytes(
+    module: nn.Module, example: Tensor, *, dynamic: bool = False, fast_forms: bool = True, fp16_safe: bool = False
+) -> bytes:
     """The content of the file that :func:`to_onnx` writes.
 
     Raises:
@@ -57,13 +68,13 @@ def onnx_bytes(module: nn.Module, example: Tensor, *, dynamic: bool = False, fas
     if dynamic:
         # Nothing in the graph says it, and whoever pads images for the file must know.
         model.metadata_props[SIZE_MULTIPLE] = str(_size_multiple(module))
-    return finished_bytes(model, fast_forms=fast_forms)
+    return finished_bytes(model, fast_forms=fast_forms, fp16_safe=fp16_safe)
 
 
-def finished_bytes(model: ir.Model, *, fast_forms: bool = True) -> bytes:
+def finished_bytes(model: ir.Model, *, fast_forms: bool = True, fp16_safe: bool = False) -> bytes:
     """``model``, which is changed in place, as the content of a file."""
     if fast_forms:
-        use_convolution_forms(model)
+        use_convolution_forms(model, fp16_safe=fp16_safe)
     content: bytes = ir.to_proto(model).SerializeToString()
     return content
 

@@ -25,14 +25,17 @@ Shapes = dict[str, tuple[int, ...]]
 class OnnxParts:
     """Gives the ONNX files of networks that differ at ``sites`` only.
 
-    example: (1, c, h, w), the input shape of the files. ``fast_forms`` as in
+    example: (1, c, h, w), the input shape of the files. ``fast_forms`` and ``fp16_safe`` as in
     :func:`~netgraft.devices.onnx_graph.to_onnx`.
     """
 
-    def __init__(self, sites: Sequence[Site], example: Tensor, *, fast_forms: bool = True) -> None:
+    def __init__(
+        self, sites: Sequence[Site], example: Tensor, *, fast_forms: bool = True, fp16_safe: bool = False
+    ) -> None:
         self.sites = tuple(sites)
         self.example = example
         self.fast_forms = fast_forms
+        self.fp16_safe = fp16_safe
         self._around: ir.Model | None = None
         self._parts: dict[tuple[str, str], tuple[ir.Model, Shapes]] = {}
 
@@ -49,7 +52,7 @@ class OnnxParts:
         for site in self.sites:
             part = self._part(site, assignment.get(site.path, KEEP), module.get_submodule(site.path))
             _put(model.graph, site.path, part.graph)
-        return _with_weights(model, module, self.fast_forms)
+        return self._with_weights(model, module)
 
     def block(self, site: Site, operator: str, module: nn.Module) -> bytes:
         """The content of the ONNX file of a deployed block alone.
@@ -57,7 +60,7 @@ class OnnxParts:
         Raises:
             ExportError: as for :meth:`network`.
         """
-        return _with_weights(self._part(site, operator, module), module, self.fast_forms)
+        return self._with_weights(self._part(site, operator, module), module)
 
     def _part(self, site: Site, operator: str, block: nn.Module) -> ir.Model:
         """A copy of the graph of an operator at sites of this shape; its weights are those of any of them."""
@@ -69,6 +72,14 @@ class OnnxParts:
         if shapes != known:
             raise ExportError(f"{operator} at {site.path} has other weights than {operator} at other {site.shape_key}")
         return part.clone()
+
+    def _with_weights(self, model: ir.Model, module: nn.Module) -> bytes:
+        """The finished file of a graph, which is changed in place, with the weights of ``module``."""
+        state = module.state_dict()
+        for name, value in model.graph.initializers.items():
+            if name in state:
+                value.const_value = ir.tensor(state[name].numpy(), name=name)
+        return finished_bytes(model, fast_forms=self.fast_forms, fp16_safe=self.fp16_safe)
 
 
 def _with_markers(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
@@ -120,15 +131,6 @@ def _moved(value: ir.Value, name: str) -> ir.Value:
     moved = ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value)
     ir.convenience.replace_all_uses_with(value, moved)
     return moved
-
-
-def _with_weights(model: ir.Model, module: nn.Module, fast_forms: bool) -> bytes:
-    """The finished file of a graph, which is changed in place, with the weights of ``module``."""
-    state = module.state_dict()
-    for name, value in model.graph.initializers.items():
-        if name in state:
-            value.const_value = ir.tensor(state[name].numpy(), name=name)
-    return finished_bytes(model, fast_forms=fast_forms)
 
 
 def _shapes(module: nn.Module) -> Shapes:

@@ -28,6 +28,8 @@ class OnnxRuntimeDevice(OnnxDevice):
         if lack:
             raise DeviceError(lack)
         self.provider = provider
+        # Those of GPUs and NPUs may compute in half precision without being asked, Core ML's for one.
+        self.fp16_safe = provider not in (CPU, "XnnpackExecutionProvider")
 
     @property
     def description(self) -> DeviceDescription:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from netgraft.devices.device import Array
@@ -39,7 +40,7 @@ def tflite_bytes(module: nn.Module, example: Tensor) -> bytes:
         DeviceError: the converter is not installed.
     """
     converter = _import_converter()
-    frozen = copy.deepcopy(module).eval().requires_grad_(False)
+    frozen = with_quantizable_forms(module).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "network.tflite"
         try:
@@ -51,6 +52,33 @@ def tflite_bytes(module: nn.Module, example: Tensor) -> bytes:
                 f"cannot express {name} in TFLite: {type(error).__name__}: {first_line(error)}"
             ) from error
         return path.read_bytes()
+
+
+class MaxLeaky(nn.Module):
+    """A leaky ReLU as the larger of x and slope * x. x: any shape -> the same.
+
+    The quantizer does not know TFLite's own leaky ReLU: it leaves it in single precision, between two conversions of
+    the whole map, which no NPU computes. A product and a maximum it knows, and an NPU's compiler makes a table of them.
+    """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, self.slope * x)
+
+
+def with_quantizable_forms(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` that computes the same without what the quantizer of TFLite files does not know."""
+    leaky: dict[int, object] = {
+        id(part): MaxLeaky(part.negative_slope)
+        for part in module.modules()
+        # Of a steeper slope it would be the smaller of both.
+        if isinstance(part, nn.LeakyReLU) and part.negative_slope <= 1
+    }
+    # As if copied already: the copy takes these in place of what they stand for.
+    return copy.deepcopy(module, leaky)
 
 
 def quantize_tflite(content: bytes, calibration: Array) -> bytes:

@@ -137,6 +137,71 @@ class StaticNafBlock(nn.Module):
         return DeployedNafBlock(self)
 
 
+class ReluNafBlock(Calibrated):
+    """A NAF block with frozen norms and attention whose gates are ReLUs: no products of features are left.
+
+    Twice as many channels reach the 1x1 convolution behind each ReLU as behind a gate. While calibrating, these two
+    convolutions are fitted by least squares to what the teacher's gate, attention and convolution make of the same
+    input; all else starts from the weights of the teacher's block. x: (b, c, h, w) -> the same.
+    """
+
+    def __init__(self, block: NafBlock) -> None:
+        super().__init__()
+        source = copy.deepcopy(block)
+        self.norm1, self.norm2 = StaticNorm(source.norm1), StaticNorm(source.norm2)
+        self.conv1, self.conv2, self.conv4 = source.conv1, source.conv2, source.conv4
+        self.sg, self.sca = nn.ReLU(), nn.Identity()
+        self.conv3, self.conv5 = _for_both_halves(source.conv3), _for_both_halves(source.conv5)
+        self.beta, self.gamma = source.beta, source.gamma
+        # What the convolutions are fitted to, hidden from parameters.
+        self._gated = (source.sg, source.sca, source.conv3, source.conv5)
+        for part in self._gated:
+            part.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.conv2(self.conv1(self.norm1(x)))
+        if self.calibrating:
+            with torch.no_grad():
+                gate, attention, conv3, conv5 = self._gated
+                gated = gate(wide)
+                fit_pointwise(self.conv3, self.sg(wide), conv3(gated * attention(gated)))
+        y = x + self.conv3(self.sg(wide)) * self.beta
+        wide = self.conv4(self.norm2(y))
+        if self.calibrating:
+            with torch.no_grad():
+                fit_pointwise(self.conv5, self.sg(wide), conv5(gate(wide)))
+        out: Tensor = y + self.conv5(self.sg(wide)) * self.gamma
+        return out
+
+    @torch.no_grad()
+    def deploy(self) -> nn.Module:
+        return DeployedNafBlock(self)
+
+
+def _for_both_halves(conv: nn.Conv2d) -> nn.Conv2d:
+    """A 1x1 convolution's weights for twice the channels: the mean of what each half alone would give."""
+    assert conv.bias is not None
+    half = conv.weight[:, :, 0, 0] / 2
+    return _pointwise(torch.cat([half, half], dim=1), conv.bias)
+
+
+@torch.no_grad()
+def fit_pointwise(conv: nn.Conv2d, x: Tensor, y: Tensor, *, ridge: float = 1e-4) -> None:
+    """Fit a 1x1 convolution, in place, by least squares, so that x (b, c, h, w) becomes y (b, out, h, w).
+
+    ridge: what is added to the diagonal of the inputs' covariance, as a share of its mean: channels may be idle.
+    """
+    assert conv.bias is not None
+    inputs, targets = (t.movedim(1, -1).flatten(0, -2).double() for t in (x, y))
+    mean_in, mean_out = inputs.mean(0), targets.mean(0)
+    inputs, targets = inputs - mean_in, targets - mean_out
+    covariance = inputs.T @ inputs
+    covariance.diagonal().add_(ridge * covariance.diagonal().mean() + 1e-12)
+    weight = torch.linalg.solve(covariance, inputs.T @ targets).T
+    conv.weight.copy_(weight[:, :, None, None])
+    conv.bias.copy_(mean_out - weight @ mean_in)
+
+
 class DeployedNafBlock(nn.Module):
     """A NAF block for inference: the residual scales, and what is frozen, folded into the convolutions.
 
@@ -144,7 +209,7 @@ class DeployedNafBlock(nn.Module):
     """
 
     @torch.no_grad()
-    def __init__(self, block: NafBlock | StaticNafBlock) -> None:
+    def __init__(self, block: NafBlock | StaticNafBlock | ReluNafBlock) -> None:
         super().__init__()
         self.norm1, self.conv1 = _fold_norm(block.norm1, block.conv1)
         self.norm2, self.conv4 = _fold_norm(block.norm2, block.conv4)
@@ -154,7 +219,7 @@ class DeployedNafBlock(nn.Module):
         self.sca: nn.Module | None = None
         if isinstance(block.sca, StaticAttention):
             scale = block.sca.scale.flatten()
-        else:
+        elif not isinstance(block.sca, nn.Identity):
             self.sca = copy.deepcopy(block.sca)
         self.conv3 = _scaled(block.conv3, scale, block.beta.flatten())
         self.conv5 = _scaled(block.conv5, torch.ones(block.conv5.in_channels), block.gamma.flatten())
@@ -243,13 +308,33 @@ class ConvBlock(nn.Module):
         super().__init__()
         merged = MergedConv(channels)
         self.conv: nn.Module = merged
+        self.leaky = nn.LeakyReLU(LEAK)
         self.residual = residual
         if residual:
             nn.init.zeros_(merged.direct)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = F.leaky_relu(self.conv(x), LEAK)
+        y: Tensor = self.leaky(self.conv(x))
         return x + y if self.residual else y
+
+
+class ReluConvBlock(nn.Module):
+    """A dense 3x3 convolution, a ReLU and a 1x1 convolution on a residual path. x: (b, c, h, w) -> the same.
+
+    The 1x1 convolution gives the change either sign, which a ReLU at its end would not, and every NPU fuses a ReLU
+    into the convolution before it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        merged = MergedConv(channels)
+        self.conv: nn.Module = merged
+        self.project = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(merged.direct)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.project(F.relu(self.conv(x)))
+        return x + change
 
 
 class InvertedResidual(nn.Module):
@@ -322,6 +407,29 @@ def transposed_from(up: nn.Sequential) -> nn.ConvTranspose2d:
     kernel = conv.weight[:, :, 0, 0].reshape(out_channels, 2, 2, conv.in_channels)
     transposed.weight = nn.Parameter(kernel.permute(3, 0, 1, 2).detach().clone(memory_format=torch.contiguous_format))
     return transposed
+
+
+class ResizeConv(nn.Module):
+    """Nearest upsampling by two, then a 3x3 convolution: it starts as the mean of what an up gives its four pixels.
+
+    x: (b, c, h, w) -> (b, c / 2, 2h, 2w). A resize convolution (Odena et al., Distill 2016) moves no channel to
+    another pixel, which is what costs an NPU time in a PixelShuffle.
+    """
+
+    def __init__(self, up: nn.Sequential) -> None:
+        super().__init__()
+        source = up[0]
+        assert isinstance(source, nn.Conv2d)
+        out_channels = source.out_channels // 4
+        self.conv = nn.Conv2d(source.in_channels, out_channels, 3, padding=1, device="meta")
+        # Channels 4c to 4c + 3 of the up's convolution are the four pixels of channel c.
+        mean = source.weight.detach().reshape(out_channels, 4, source.in_channels).mean(1)
+        self.conv.weight = nn.Parameter(F.pad(mean[:, :, None, None], [1] * 4))
+        self.conv.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y
 
 
 def strided_from(down: nn.Conv2d) -> nn.Conv2d:

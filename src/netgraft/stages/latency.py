@@ -171,7 +171,9 @@ class LatencyStages(SurrogateStages):
         """The exported parts of networks, where the device takes ONNX graphs; each is made when first needed."""
         if not isinstance(self.device, OnnxDevice):
             return None
-        return OnnxParts(self.sites, torch.zeros(1, 3, *self.config.size), fast_forms=self.device.fast_forms)
+        device = self.device
+        example = torch.zeros(1, 3, *self.config.size)
+        return OnnxParts(self.sites, example, fast_forms=device.fast_forms, fp16_safe=device.fp16_safe)
 
     def _compile_block(self, site: Site, operator: str, module: nn.Module) -> Runnable | Unsupported:
         return self._compile(module, site.example(self.config.size), lambda parts: parts.block(site, operator, module))
