@@ -108,6 +108,10 @@ class DeviceConfig(_Strict):
     """Training crops, at the profiled size, that whole networks are quantized on, where the device has fewer bits."""
     max_precision_loss_db: float = Field(0.3, ge=0)
     """What fewer bits may cost the student at most, on the test images against fp32; else fp32 is delivered."""
+    base_tables: tuple[Path, ...] = ()
+    """Latency tables of other devices (``latency_table.json`` of their runs), from which this one's is predicted."""
+    probes: int = Field(10, ge=1)
+    """Blocks that are measured then; all of them are where these show that the base tables do not suffice."""
 
     @field_validator("name")
     @classmethod

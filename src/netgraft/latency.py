@@ -281,7 +281,9 @@ def _ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _entry_to_plain(entry: Latency | Unsupported) -> dict[str, Any]:
-    return {"latency": asdict(entry)} if isinstance(entry, Latency) else {"unsupported": entry.reason}
+    if isinstance(entry, Unsupported):
+        return {"unsupported": entry.reason}
+    return {"latency": asdict(entry)} | ({"predicted": True} if entry.predicted else {})
 
 
 def _entry_from_plain(row: Mapping[str, Any]) -> Latency | Unsupported:

@@ -217,9 +217,7 @@ class TransferModel:
         return [place[entry] for entry in probes_ms], np.log(list(probes_ms.values()))
 
 
-def learn(
-    base: Sequence[LatencyTable], features: Mapping[Entry, BlockFeatures], *, mix: bool = True
-) -> TransferModel:
+def learn(base: Sequence[LatencyTable], features: Mapping[Entry, BlockFeatures], *, mix: bool = True) -> TransferModel:
     """Learn from base devices' tables of the same entries what to expect of another device.
 
     mix: without, a new device is described by the features alone, and the base only tells how strongly.
@@ -242,6 +240,9 @@ def learn(
 def _check_tables(base: Sequence[LatencyTable]) -> None:
     if not base:
         raise DeviceError("no base table: a new device's latencies are predicted from other devices' tables")
+    for number, table in enumerate(base, 1):
+        if any(isinstance(entry, Latency) and entry.predicted for entry in table.entries.values()):
+            raise DeviceError(f"base table {number} was predicted itself: only measured ones can serve")
     first = base[0]
     for number, table in enumerate(base[1:], 2):
         if table.size != first.size:
@@ -297,9 +298,7 @@ def _prior(
     return mean, covariance
 
 
-def _learned_strengths(
-    logs: FloatArray, parts: tuple[FloatArray, FloatArray, FloatArray], mix: bool
-) -> Strengths:
+def _learned_strengths(logs: FloatArray, parts: tuple[FloatArray, FloatArray, FloatArray], mix: bool) -> Strengths:
     """Those that make each base device likely, given the others; as expected where there is one device only."""
     expected = np.log(EXPECTED_SD)
     devices = range(logs.shape[1]) if logs.shape[1] > 1 else range(0)

@@ -38,7 +38,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.protection  # which of them keep the teacher's block
         run.check_counts()  # whether its limits can be met at all
         run.surrogates  # a replacement for every operator at every site, trained on the teacher's features
-        run.latency_table  # what each of them costs on the device
+        write_table(run)  # what each of them costs on the device
         run.additivity  # whether block latencies add up to whole networks
         run.space  # the options that are worth searching
         run.search  # the front of quality against latency, no network trained
@@ -50,6 +50,17 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.reduced_evaluations  # on the same, through the device's runtime
         run.final_latency  # teacher and student, whole, in turns, in the precision that is delivered
         return write_report(run)
+
+
+def write_table(run: Run) -> None:
+    """Write ``latency_table.json``, which other devices' runs may take as a base."""
+    run.store.write(run.store.root / "latency_table.json", run.latency_table.to_json().encode())
+
+
+def profile(run: Run) -> None:
+    """Measure the blocks and whole networks, and write the table."""
+    write_table(run)
+    run.additivity
 
 
 def write_report(run: Run) -> dict[str, Any]:
@@ -64,7 +75,7 @@ STAGES: Mapping[str, Callable[[Run], Any]] = MappingProxyType(
     {
         "saliency": lambda run: run.saliency,
         "distill": lambda run: run.surrogates,
-        "profile": lambda run: run.additivity,
+        "profile": profile,
         "search": lambda run: run.search,
         "finetune": lambda run: run.finetuned,
         "export": lambda run: (run.exports, run.forms),

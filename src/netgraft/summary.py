@@ -47,6 +47,7 @@ from netgraft.stages import Run
 from netgraft.stages.judge import LATENCY, LOSS
 from netgraft.stages.run import SHIPPED
 from netgraft.stages.space import COUNTS
+from netgraft.stages.transfer import Transfer
 
 SCHEMA = 1
 PACKAGES = ("netgraft", "torch", "onnxruntime", "onnx", "botorch", "numpy")
@@ -100,7 +101,7 @@ def result(run: Run) -> dict[str, Any]:
     figures["drift_percent"] = run.drift_percent
     figures["warnings"] = [
         *warnings_of(figures["precision"], run.drift_percent),
-        *filter(None, [run.choice_warning]),
+        *filter(None, [run.choice_warning, transfer_warning(run.transfer)]),
         *limit_warnings(limits),
     ]
     figures["latency_model"] = run.latency_model.as_dict()
@@ -165,6 +166,18 @@ def drift_warning(percent: Mapping[str, float]) -> str | None:
         f"The machine changed its speed between timing sessions, by what one block took in each: {', '.join(apart)} "
         "against the middle one. Latencies of these do not compare with others: delete artifacts/profile and "
         "artifacts/measure in the run folder, and run again when the machine is quiet."
+    )
+
+
+def transfer_warning(transfer: Transfer | None) -> str | None:
+    """That latencies were predicted, or that they were to be and were not; None if all are measured as usual."""
+    if transfer is None:
+        return None
+    if transfer.reason is not None or transfer.prediction is None:
+        return f"The base tables did not serve this device, so all of its blocks were measured: {transfer.reason}."
+    return (
+        f"Latencies of blocks were predicted from other devices' tables and {len(transfer.probes)} blocks that were "
+        f"measured (expected rank correlation {transfer.prediction.expected_spearman:.3f})."
     )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from netgraft.devices import Latency, drift_percent
+from netgraft.devices import Latency, Unsupported, drift_percent
 from netgraft.sites import KEEP
 from netgraft.stages import Run
 from netgraft.stages.forms import NoForm
-from netgraft.summary import drift_warning
+from netgraft.stages.transfer import transfer_figures
+from netgraft.summary import drift_warning, transfer_warning
 
 
 def result_table(figures: Mapping[str, Any]) -> Table:
@@ -124,7 +125,7 @@ def _profile(run: Run) -> tuple[Table, Any]:
         cells = []
         for name in names:
             entry = found.entries.get((shape, name))
-            cells.append(f"{entry.median_ms:.3f}" if isinstance(entry, Latency) else "" if entry is None else "refused")
+            cells.append(_cell(entry))
         table.add_row(shape, *cells)
     check, ceiling, drift = run.additivity, run.ceiling, drift_percent(found.reference_ms)
     table.caption = (
@@ -133,14 +134,21 @@ def _profile(run: Run) -> tuple[Table, Any]:
         f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
         f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of the "
         f"latency ({ceiling.fastest_ms:.1f} ms)"
-    ) + _warnings([warning for warning in (drift_warning(drift),) if warning])
+    ) + _warnings([warning for warning in (drift_warning(drift), transfer_warning(run.transfer)) if warning])
     document = {
         **dataclasses.asdict(check),
         "ceiling": dataclasses.asdict(ceiling),
         "drift_percent": drift,
+        "transfer": transfer_figures(run.transfer),
         "latency_model": run.latency_model.as_dict(),
     }
     return table, document
+
+
+def _cell(entry: Latency | Unsupported | None) -> str:
+    if isinstance(entry, Latency):
+        return f"{'~' * entry.predicted}{entry.median_ms:.3f}"
+    return "" if entry is None else "refused"
 
 
 def _search(run: Run) -> tuple[Table, Any]:

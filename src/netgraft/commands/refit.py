@@ -36,6 +36,13 @@ MinPsnr = Annotated[
     typer.Option("--min-psnr-db", help="Hard limit: its PSNR on the validation crops before fine-tuning."),
 ]
 
+Base = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--base",
+        help="Another device's latency_table.json, again for each: few blocks are measured, the rest predicted.",
+    ),
+]
 
 Work = Callable[[RunConfig, Path], dict[str, Any]]
 """Does what a command is for in a run folder, shows it, and returns its document."""
@@ -55,6 +62,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
         max_params: MaxParams = None,
         max_size_bytes: MaxSize = None,
         min_psnr_db: MinPsnr = None,
+        base: Base = None,
         as_json: Json = False,
     ) -> None:
         chosen = _config(
@@ -62,6 +70,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
             config,
             preset,
             teacher,
+            base,
             max_loss_db=max_loss_db,
             max_latency_ms=max_latency_ms,
             max_macs=max_macs,
@@ -111,7 +120,12 @@ def stage_command(name: str) -> Callable[..., None]:
 
 
 def _config(
-    out: Path, path: Path | None, preset: str | None, teacher: Path | None, **search: float | None
+    out: Path,
+    path: Path | None,
+    preset: str | None,
+    teacher: Path | None,
+    base: list[Path] | None,
+    **search: float | None,
 ) -> RunConfig:
     """The config of a run folder: from the arguments, or the one that the folder was begun with.
 
@@ -134,6 +148,8 @@ def _config(
     values = config.model_dump(mode="json")
     if teacher is not None:
         values["teacher"]["path"] = str(teacher)
+    if base:
+        values["device"]["base_tables"] = [str(table) for table in base]
     values["search"] |= {name: value for name, value in search.items() if value is not None}
     config = parse_config(values, "netgraft")
     RunStore(out)

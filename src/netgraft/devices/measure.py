@@ -81,9 +81,14 @@ class Latency:
     cpu_median_ms: float
     """Median processor time, over all threads of the process."""
     runs: int
-    """Timed runs behind these numbers."""
+    """Timed runs behind these numbers; 0 where they are predicted, not measured."""
     contended: float
     """Share of samples that waited for a busy processor, 0 to 1: above two thirds, distrust the wall times."""
+
+    @property
+    def predicted(self) -> bool:
+        """Whether nothing was run: the median is foreseen from other devices, the quartiles are its uncertainty."""
+        return self.runs == 0
 
 
 @runtime_checkable

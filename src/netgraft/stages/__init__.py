@@ -1,6 +1,6 @@
 """The stages of a run over its run folder: each computes its artifact once, and continues where it was stopped.
 
-    folder -> teacher -> surrogates -> latency -> whole -> space -> judge -> search -> student -> run
+    folder -> teacher -> surrogates -> latency -> transfer -> whole -> space -> judge -> search -> student -> run
 
 Each module adds its artifacts to those of the one before it, as attributes of a class that extends it; ``Run`` has
 them all. A stage pulls in what it needs, so asking for the last one runs all of them. Nothing is decided here that

@@ -11,7 +11,6 @@ import numpy as np
 
 from netgraft.assemble import named_assignment
 from netgraft.devices import Unsupported
-from netgraft.nets.footprint import Footprint
 from netgraft.operators import options_for
 from netgraft.sites import KEEP, Site
 from netgraft.stages.whole import WholeStages
@@ -57,18 +56,6 @@ class Ceiling:
 
 class SpaceStages(WholeStages):
     """From surrogates and latencies to the space."""
-
-    @cached_property
-    def footprints(self) -> dict[tuple[str, str], Footprint]:
-        """What each operator takes at each shape of site, by both; sites of one shape take the same."""
-        found = {}
-        for site in {site.shape_key: site for site in self.sites}.values():
-            block = self.teacher.module.get_submodule(site.path)
-            h, w = (side // site.stride for side in self.config.size)
-            for name in options_for(site, self.pool):
-                module = block if name == KEEP else self.pool[name].start(block, site)
-                found[site.shape_key, name] = Footprint.of(module, (h, w), site.in_channels)
-        return found
 
     @cached_property
     def space(self) -> Space:

@@ -16,7 +16,8 @@ from netgraft.devices import Latency, Unsupported
 from netgraft.errors import DeviceError
 from netgraft.latency import AdditivityReport, LatencyTable, additivity
 from netgraft.latency_model import LatencyModel, fit, left_out_ms
-from netgraft.stages.latency import REFERENCE, LatencyStages, Sessions, latency_from, latency_row
+from netgraft.stages.latency import REFERENCE, Sessions, latency_from, latency_row
+from netgraft.stages.transfer import TransferStages
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ TEACHER, NETWORKS = "teacher", "networks"
 """The teacher in the session of whole networks, and that session."""
 
 
-class WholeStages(LatencyStages):
+class WholeStages(TransferStages):
     """From an assignment to its network, and from a few of these to the latency of all."""
 
     @cached_property
