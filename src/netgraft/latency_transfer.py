@@ -9,7 +9,9 @@ it, a new device is taken to be a draw of a Gaussian process around the equal mi
 The offset is free; slope and weights w are shrunk to zero, and so is f, which lets a new device be what no base device
 is: a part linear in the features of a block (work, parameters, bytes, channels, resolution), a part of each operator,
 and one of each operator that varies smoothly with the features. How strongly each is shrunk is learned from the base:
-every base device is predicted from the others, and the likelihood of that is maximized.
+every base device is predicted from the others, and the likelihood of that is maximized, for all of them together and
+for each alone, since an NPU departs from the mix in other ways than one more runtime of a processor. The probes weigh
+these sets of strengths by how likely they are under each, and the prediction is the mixture.
 
 Where to measure follows from the covariance alone: the next probe is the entry that takes most variance from the whole
 table. A prediction is judged by the same few measurements: :class:`Prediction` has the rule.
@@ -24,8 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
+from scipy import optimize
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
@@ -144,6 +145,15 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """How a new device departs from the mean of the base devices."""
+
+    strengths: Strengths
+    covariance: FloatArray
+    """(n, n), without noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransferModel:
     """What the base devices teach of a device that is new; from :func:`learn`."""
 
@@ -153,14 +163,13 @@ class TransferModel:
     """Entries that a base device refuses: nothing is said of them."""
     mean: FloatArray
     """(n,) mean of the logarithm of the latency in ms over the base devices."""
-    covariance: FloatArray
-    """(n, n) of a new device around that, without noise."""
-    strengths: Strengths
+    priors: tuple[Prior, ...]
+    """What to expect of a new device, learned from all base devices together, then from each alone."""
 
     def choose_probes(self, count: int) -> tuple[Entry, ...]:
         """Entries to measure, each the one that takes most variance from the whole table, given those before it."""
-        left, chosen = self.covariance.copy(), list[int]()
-        noise = self.strengths.noise**2
+        left, chosen = self.priors[0].covariance.copy(), list[int]()
+        noise = self.priors[0].strengths.noise ** 2
         for _ in range(min(count, len(self.entries))):
             gain = (left**2).sum(axis=0) / (np.diag(left) + noise)
             gain[chosen] = -np.inf
@@ -176,20 +185,18 @@ class TransferModel:
             DeviceError: there is no probe, one that the base does not know, or one that is no positive number.
         """
         at, seen = self._checked(probes_ms)
-        noise = self.strengths.noise**2
-        factor = cho_factor(self.covariance[np.ix_(at, at)] + noise * np.eye(len(at)), lower=True)
-        surprise = cho_solve(factor, seen - self.mean[at])
-        cross = self.covariance[:, at]
-        predicted = self.mean + cross @ surprise
-        # Noise is what an entry has for its own, so that it belongs to what is not known of those not probed.
-        spread = self.covariance - cross @ cho_solve(factor, cross.T) + noise * np.eye(len(self.mean))
-        # Each probe by the others, in closed form.
-        precision = np.diag(cho_solve(factor, np.eye(len(at))))
-        left_out = seen - surprise / precision
-        squares = surprise**2 / precision
-        misfit = math.sqrt(max(1.0, (TRUST + squares.sum()) / (TRUST + len(at))))
+        each = [_given(prior, at, seen - self.mean[at]) for prior in self.priors]
+        likelihood = np.array([one.log_likelihood for one in each])
+        weights = np.exp(likelihood - likelihood.max())
+        weights /= weights.sum()
+        change = weights @ np.array([one.change for one in each])
+        spread = np.zeros_like(self.priors[0].covariance)
+        for weight, one in zip(weights, each, strict=True):
+            spread += weight * (one.spread + np.outer(one.change - change, one.change - change))
+        predicted = self.mean + change
+        left_out = seen - weights @ np.array([one.left_out for one in each])
+        misfit = float(weights @ [one.misfit for one in each])
         predicted[at], spread[at], spread[:, at] = seen, 0.0, 0.0
-        spread *= misfit**2
         expected = _expected_spearman(predicted, spread)
         ranked = spearman(left_out, seen) if len(at) >= 3 else math.nan
         error = 100 * float(np.median(np.abs(np.expm1(left_out - seen))))
@@ -232,9 +239,48 @@ def learn(base: Sequence[LatencyTable], features: Mapping[Entry, BlockFeatures],
     if missing:
         raise DeviceError(f"no features of {missing[0][1]} at {missing[0][0]}, an entry of the base tables")
     parts = _feature_parts([features[entry] for entry in entries])
-    strengths = _learned_strengths(logs, parts, mix)
-    mean, covariance = _prior(logs, parts, strengths, mix)
-    return TransferModel(entries=entries, left_out=left_out, mean=mean, covariance=covariance, strengths=strengths)
+    count = logs.shape[1]
+    # What one device teaches alone needs at least two others to be told from.
+    groups = [range(count if count > 1 else 0), *([device] for device in range(count if count > 2 else 0))]
+    learned = [_learned_strengths(logs, parts, mix, group) for group in groups]
+    mean, _ = _prior(logs, parts, learned[0], mix)
+    priors = tuple(Prior(strengths=one, covariance=_prior(logs, parts, one, mix)[1]) for one in learned)
+    return TransferModel(entries=entries, left_out=left_out, mean=mean, priors=priors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """A prior after k probes."""
+
+    log_likelihood: float
+    """Of the probes."""
+    change: FloatArray
+    """(n,) expected departure from the mean."""
+    spread: FloatArray
+    """(n, n) covariance around that, noise and misfit included."""
+    left_out: FloatArray
+    """(k,) how far each probe is above what the others say of it."""
+    misfit: float
+
+
+def _given(prior: Prior, at: list[int], departure: FloatArray) -> _Given:
+    """Probes at these positions depart so much from the mean."""
+    noise = prior.strengths.noise**2
+    covariance = prior.covariance[np.ix_(at, at)] + noise * np.eye(len(at))
+    inverse = np.linalg.inv(covariance)
+    cross, surprise = prior.covariance[:, at], inverse @ departure
+    # Each probe by the others, in closed form.
+    left_out = surprise / np.diag(inverse)
+    misfit = math.sqrt(max(1.0, (TRUST + float(left_out @ surprise)) / (TRUST + len(at))))
+    # Noise is what an entry has for its own, so that it belongs to what is not known of those not probed.
+    spread = prior.covariance - cross @ inverse @ cross.T + noise * np.eye(len(cross))
+    return _Given(
+        log_likelihood=-_surprise(departure, covariance),
+        change=cross @ surprise,
+        spread=misfit**2 * spread,
+        left_out=left_out,
+        misfit=misfit,
+    )
 
 
 def _check_tables(base: Sequence[LatencyTable]) -> None:
@@ -298,10 +344,11 @@ def _prior(
     return mean, covariance
 
 
-def _learned_strengths(logs: FloatArray, parts: tuple[FloatArray, FloatArray, FloatArray], mix: bool) -> Strengths:
-    """Those that make each base device likely, given the others; as expected where there is one device only."""
+def _learned_strengths(
+    logs: FloatArray, parts: tuple[FloatArray, FloatArray, FloatArray], mix: bool, devices: Sequence[int]
+) -> Strengths:
+    """Those that make each of these base devices likely, given the others; without any, those that are expected."""
     expected = np.log(EXPECTED_SD)
-    devices = range(logs.shape[1]) if logs.shape[1] > 1 else range(0)
 
     def cost(sizes: FloatArray) -> float:
         strengths = Strengths(**dict(zip(_NAMES, np.exp(sizes).tolist(), strict=True)))
@@ -312,7 +359,9 @@ def _learned_strengths(logs: FloatArray, parts: tuple[FloatArray, FloatArray, Fl
         return total
 
     bounds = [(low, low + 10) for low in expected - 5]
-    found = minimize(cost, expected, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
+    found = optimize.minimize(  # type: ignore[no-untyped-call]
+        cost, expected, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}
+    )
     return Strengths(**dict(zip(_NAMES, np.exp(found.x).tolist(), strict=True)))
 
 
@@ -321,8 +370,8 @@ _NAMES = tuple(Strengths.__dataclass_fields__)
 
 def _surprise(residual: FloatArray, covariance: FloatArray) -> float:
     """Negative logarithm of the likelihood, up to a constant."""
-    factor = cho_factor(covariance, lower=True)
-    return float(0.5 * residual @ cho_solve(factor, residual) + np.log(np.diag(factor[0])).sum())
+    _, size = np.linalg.slogdet(covariance)
+    return float(0.5 * residual @ np.linalg.solve(covariance, residual) + 0.5 * size)
 
 
 def _expected_spearman(predicted: FloatArray, spread: FloatArray) -> float:
