@@ -161,6 +161,7 @@ def with_new(
     """One row for each method and number of probes on a device that is not among the base."""
     mixed, alone = learn(base, features), learn(base, features, mix=False)
     runs = {key: entry.median_ms for key, entry in table.entries.items() if isinstance(entry, Latency)}
+    runs = {key: ms for key, ms in runs.items() if ms > 0}
     true = {entry: runs[entry] for entry in mixed.entries if entry in runs}
     searches, entries = Searches(sites, true), list(true)
     # The mean of the others, on the scale of the device, so that errors mean something; ranks do not depend on it.

@@ -160,7 +160,7 @@ class TransferModel:
     entries: tuple[Entry, ...]
     """The n entries that are predicted."""
     left_out: tuple[Entry, ...]
-    """Entries that a base device refuses: nothing is said of them."""
+    """Entries that a base device refuses, or that cost it nothing: nothing is said of them."""
     mean: FloatArray
     """(n,) mean of the logarithm of the latency in ms over the base devices."""
     priors: tuple[Prior, ...]
@@ -230,8 +230,8 @@ def learn(base: Sequence[LatencyTable], features: Mapping[Entry, BlockFeatures],
     mix: without, a new device is described by the features alone, and the base only tells how strongly.
 
     Raises:
-        DeviceError: there is no table, two of them have other entries or another image size, a latency is not above
-        zero, or an entry has no features.
+        DeviceError: there is no table, two of them have other entries or another image size, or an entry has no
+        features.
     """
     _check_tables(base)
     entries, left_out, logs = _columns(base)
@@ -301,18 +301,16 @@ def _check_tables(base: Sequence[LatencyTable]) -> None:
 
 def _columns(base: Sequence[LatencyTable]) -> tuple[tuple[Entry, ...], tuple[Entry, ...], FloatArray]:
     """Entries that all devices run, those that one refuses, and (n, D) logarithms of latencies in ms."""
-    refused = {key for table in base for key, entry in table.entries.items() if isinstance(entry, Unsupported)}
+
+    def runs(entry: Latency | Unsupported) -> bool:
+        return isinstance(entry, Latency) and entry.median_ms > 0
+
+    refused = {key for table in base for key, entry in table.entries.items() if not runs(entry)}
     entries = tuple(key for key in base[0].entries if key not in refused)
     if not entries:
         raise DeviceError("the base tables have no entry that all of their devices run")
-    rows = []
-    for shape, operator in entries:
-        found = [table.entries[shape, operator] for table in base]
-        row = [entry.median_ms for entry in found if isinstance(entry, Latency)]
-        if min(row) <= 0:
-            raise DeviceError(f"a base table has {min(row):g} ms for {operator} at {shape}: it must be above zero")
-        rows.append(row)
-    return entries, tuple(key for key in base[0].entries if key in refused), np.log(np.array(rows))
+    columns = [[entry.median_ms for key in entries if isinstance(entry := t.entries[key], Latency)] for t in base]
+    return entries, tuple(key for key in base[0].entries if key in refused), np.log(np.array(columns)).T
 
 
 def _feature_parts(features: Sequence[BlockFeatures]) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -143,6 +143,9 @@ def _judged(
         if isinstance(row, Unsupported):
             reason = f"the device refuses {name} at {shape} ({row.reason}), and what it refuses cannot be foreseen"
             return Transfer(probes=probes, reference=reference, prediction=None, reason=reason)
+        if row.median_ms <= 0:
+            reason = f"the device takes no time for {name} at {shape}, which the base devices do"
+            return Transfer(probes=probes, reference=reference, prediction=None, reason=reason)
     found = model.predict({entry: row.median_ms for entry, row in known.items() if isinstance(row, Latency)})
     return Transfer(probes=probes, reference=reference, prediction=found, reason=found.reason)
 
