@@ -41,7 +41,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         write_table(run)  # what each of them costs on the device
         run.additivity  # whether block latencies add up to whole networks
         run.space  # the options that are worth searching
-        run.search  # the front of quality against latency, no network trained
+        run.search  # the front of quality against latency, from what each is foreseen to lose; no network trained
         run.baselines  # the same by other methods, where asked for
         run.finetuned  # the chosen one, fine-tuned from end to end
         run.exports  # as files that ship, with parity
