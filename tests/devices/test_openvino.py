@@ -13,6 +13,7 @@ from netgraft.devices.device import Unsupported
 from netgraft.devices.onnx_graph import onnx_bytes
 from netgraft.devices.openvino import OpenVinoDevice, _reason, lacking_precision
 from netgraft.errors import DeviceError
+from netgraft.nets.blocks import FittedAffine
 
 needs_bf16 = pytest.mark.skipif(
     bool(lacking_precision("bf16")), reason="this processor has no bfloat16, and OpenVINO refuses it there"
@@ -95,3 +96,14 @@ def test_bf16_is_compared_with_fp32_on_the_same_threads() -> None:
     single = OpenVinoDevice(2, "bf16").single
     assert isinstance(single, OpenVinoDevice)
     assert (single.precision, single.threads) == ("fp32", 2)
+
+
+def test_a_network_that_begins_with_a_multiplication_by_one_is_no_other_network() -> None:
+    """OpenVINO folds it into the input, whose port then has both names."""
+    x = torch.rand(1, 4, 8, 8)
+    block = FittedAffine(4)
+    runnable = OpenVinoDevice().compile(block, x)
+    assert not isinstance(runnable, Unsupported)
+    with torch.no_grad():
+        np.testing.assert_allclose(runnable.run(x.numpy()), block(x), atol=1e-6)
+    runnable.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 from netgraft.devices.device import Array, Device, DeviceDescription, Runnable, read_network
 from netgraft.devices.onnx_device import OnnxDevice, check_ends
-from netgraft.devices.onnx_graph import INPUT
+from netgraft.devices.onnx_graph import INPUT, OUTPUT
 from netgraft.errors import DeviceError, ExportError, first_line
 
 TELEMETRY = "openvino_telemetry"
@@ -126,7 +126,10 @@ class OpenVinoDevice(OnnxDevice):
         try:
             network = self._core.read_model(content, weights) if weights else self._core.read_model(content)
             compiled = self._core.compile_model(network, "CPU", options)
-            check_ends([port.any_name for port in (*compiled.inputs, *compiled.outputs)])
+            # A port takes over the names of operators that were folded into it, as a multiplication by 1 is.
+            inputs = [INPUT if INPUT in port.get_names() else port.any_name for port in compiled.inputs]
+            outputs = [OUTPUT if OUTPUT in port.get_names() else port.any_name for port in compiled.outputs]
+            check_ends([*inputs, *outputs])
             return compiled.create_infer_request()
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO refuses the network: {_reason(error)}") from error
