@@ -233,7 +233,9 @@ def foreseen(rows: Sequence[ForeseenRow]) -> Spec:
     operators = list(dict.fromkeys(row.operator for row in rows))
     traces = []
     for i, name in enumerate(operators):
-        own, color = [row for row in rows if row.operator == name], CYCLE[i % len(CYCLE)]
+        # The first point is the legend's: filled where any is.
+        own = sorted((row for row in rows if row.operator == name), key=lambda row: not row.chosen)
+        color = CYCLE[i % len(CYCLE)]
         traces.append(
             {
                 "type": "scatter",
