@@ -46,7 +46,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.finetuned  # the chosen one, fine-tuned from end to end
         run.exports  # as files that ship, with parity
         run.forms  # and in the device's own precision, where that has fewer bits
-        run.single_evaluations  # on test images that nothing was chosen by
+        run.single_evaluations  # on test images, by which nothing but the precision is chosen
         run.reduced_evaluations  # on the same, through the device's runtime
         run.final_latency  # teacher and student, whole, in turns, in the precision that is delivered
         return write_report(run)
