@@ -36,7 +36,7 @@ from netgraft.devices import (
     measure,
     open_device,
 )
-from netgraft.devices.ethos_u import EstimatedRunnable
+from netgraft.devices.arm.ethos_u import EstimatedRunnable
 from netgraft.distill import fit_surrogates, start_surrogates
 from netgraft.evaluate import batch_psnr_db
 from netgraft.features import site_features

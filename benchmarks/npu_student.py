@@ -38,9 +38,9 @@ from netgraft.config import parse_config
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import crops_of, train_source, whole_images
 from netgraft.devices import open_device
-from netgraft.devices.ethos_u import EthosUDevice
-from netgraft.devices.litert import TfliteRunnable
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+from netgraft.devices.arm.ethos_u import EthosUDevice
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.litert import TfliteRunnable
 from netgraft.errors import StoreError
 from netgraft.evaluate import evaluate, paired_interval
 from netgraft.files import write_atomically

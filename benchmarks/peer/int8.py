@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_graph import INPUT
+from netgraft.devices.onnx.graph import INPUT
 
 
 class _Crops(CalibrationDataReader):  # type: ignore[misc]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netgraft.devices import FormDevice, Latency
-from netgraft.devices.ethos_u import EthosUDevice
+from netgraft.devices.arm.ethos_u import EthosUDevice
 from netgraft.evaluate import Evaluation
 from netgraft.export import Export
 from netgraft.precision import SINGLE, Comparison

@@ -20,14 +20,15 @@ qai_hub = pytest.importorskip("qai_hub", reason="needs netgraft[aihub]")
 from fake_hub import PROFILE, FakeHub  # noqa: E402
 
 from netgraft.config import DeviceConfig  # noqa: E402
-from netgraft.devices import aihub_jobs, catalog  # noqa: E402
-from netgraft.devices.aihub import AiHubDevice  # noqa: E402
-from netgraft.devices.aihub_client import HubClient  # noqa: E402
-from netgraft.devices.aihub_profile import read_profile  # noqa: E402
+from netgraft.devices import catalog  # noqa: E402
 from netgraft.devices.check import check_device  # noqa: E402
 from netgraft.devices.device import Unsupported  # noqa: E402
 from netgraft.devices.measure import Latency, MeasureProtocol, QueueDevice, TimingDevice, measure_modules  # noqa: E402
-from netgraft.devices.onnx_graph import onnx_bytes  # noqa: E402
+from netgraft.devices.onnx.graph import onnx_bytes  # noqa: E402
+from netgraft.devices.qualcomm import aihub_jobs  # noqa: E402
+from netgraft.devices.qualcomm.aihub import AiHubDevice  # noqa: E402
+from netgraft.devices.qualcomm.aihub_client import HubClient  # noqa: E402
+from netgraft.devices.qualcomm.aihub_profile import read_profile  # noqa: E402
 from netgraft.errors import ConfigError, DeviceError  # noqa: E402
 
 PHONE = "Samsung Galaxy S24 Ultra"
@@ -73,7 +74,7 @@ def exported(module: nn.Module, shape: tuple[int, ...], fast_forms: bool) -> byt
 def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export takes a second, and these tests ask for the same few."""
     monkeypatch.setattr(
-        "netgraft.devices.aihub.onnx_bytes",
+        "netgraft.devices.qualcomm.aihub.onnx_bytes",
         lambda module, example, *, fast_forms: exported(module, tuple(example.shape), fast_forms),
     )
 
@@ -425,7 +426,7 @@ def test_the_real_client_where_no_hub_is(
     """Nothing listens on a port whose server is gone."""
     configured("http://127.0.0.1:9")
     monkeypatch.setattr("qai_hub.util.session.MAX_RETRIES", 0)
-    monkeypatch.setattr("netgraft.devices.aihub_client.WAITS_S", (0.0,))
+    monkeypatch.setattr("netgraft.devices.qualcomm.aihub_client.WAITS_S", (0.0,))
     told = check_device("aihub:s24-ultra").reason
     assert told.startswith("Qualcomm AI Hub cannot be reached: Internal API failure. Could not connect to")
     assert told.endswith("the same command continues")

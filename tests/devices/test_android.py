@@ -11,10 +11,10 @@ from torch import nn
 
 from netgraft.config import DeviceConfig
 from netgraft.devices import catalog
-from netgraft.devices.adb import Phone
-from netgraft.devices.android import BENCHMARK_VARIABLE, AndroidDevice
 from netgraft.devices.check import check_device
 from netgraft.devices.device import Unsupported
+from netgraft.devices.far.adb import Phone
+from netgraft.devices.far.android import BENCHMARK_VARIABLE, AndroidDevice
 from netgraft.devices.measure import Latency, MeasureProtocol, measure
 from netgraft.errors import ConfigError, DeviceError, DeviceLost
 
@@ -44,7 +44,7 @@ def timed(
     device: AndroidDevice, monkeypatch: pytest.MonkeyPatch, *sizes: int, protocol: MeasureProtocol = PROTOCOL
 ) -> dict[int, Latency | Unsupported]:
     """Files of these sizes, in one session: 0.1 ms a kilobyte."""
-    monkeypatch.setattr("netgraft.devices.android.AndroidRunnable", Net)
+    monkeypatch.setattr("netgraft.devices.far.android.AndroidRunnable", Net)
     nets = {size: Net(device, size) for size in sizes}
     return device.time(nets, dict.fromkeys(sizes, np.zeros((1, 1, 1, 1), np.float32)), protocol)
 

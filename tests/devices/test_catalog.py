@@ -10,7 +10,7 @@ import pytest
 from netgraft.devices import catalog
 from netgraft.devices.check import check_device
 from netgraft.devices.fake import FakeDevice
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ConfigError
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import ethos_u, vela
+from netgraft.devices.arm import ethos_u, vela
+from netgraft.devices.arm.ethos_u import EstimatedRunnable, EthosUDevice
+from netgraft.devices.arm.host_core import EFFICIENCY, HANDOVER_CYCLES, Fallback, find_fallbacks
+from netgraft.devices.arm.vela import NPUS
 from netgraft.devices.device import ReducedDevice, Unsupported
-from netgraft.devices.ethos_u import EstimatedRunnable, EthosUDevice
-from netgraft.devices.host_core import EFFICIENCY, HANDOVER_CYCLES, Fallback, find_fallbacks
-from netgraft.devices.litert import open_interpreter
 from netgraft.devices.measure import MeasureProtocol, measure_modules
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
-from netgraft.devices.vela import NPUS
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.litert import open_interpreter
 from netgraft.errors import ConfigError, DeviceError, ExportError
 from netgraft.nets.blocks import deploy
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals

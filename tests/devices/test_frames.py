@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from netgraft.devices.frames import FrameReader, FrameWriter
+from netgraft.devices.far.frames import FrameReader, FrameWriter
 
 Pipe = tuple[FrameReader, FrameWriter, int]
 

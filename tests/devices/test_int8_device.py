@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from netgraft.devices import catalog
 from netgraft.devices.device import Array, FileDevice, Unsupported
 from netgraft.devices.int8_device import Int8Device
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import DeviceError, ExportError
 
 

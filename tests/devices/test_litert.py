@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.devices.device import Unsupported
-from netgraft.devices.litert import LitertDevice, TfliteRunnable, open_interpreter
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.litert import LitertDevice, TfliteRunnable, open_interpreter
 from netgraft.errors import DeviceError, ExportError
 
 pytestmark = pytest.mark.skipif(find_spec("litert_torch") is None, reason="needs netgraft[litert]")
@@ -143,7 +143,7 @@ def test_warnings_are_heard_after_a_conversion() -> None:
     """What the converter brings along sets up logging of its own, where it is imported first: in a new process."""
     program = """
 import logging, torch
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
 x = torch.ones(1, 3, 8, 8)
 quantize_tflite(tflite_bytes(torch.nn.Conv2d(3, 3, 1), x), x.numpy())
 logging.getLogger("netgraft").warning("to be heard")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import onnx_device
 from netgraft.devices.device import FileDevice, Unsupported
-from netgraft.devices.onnx_device import OnnxDevice
-from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
-from netgraft.devices.openvino import OpenVinoDevice
+from netgraft.devices.onnx import device as onnx_device
+from netgraft.devices.onnx.device import OnnxDevice
+from netgraft.devices.onnx.graph import onnx_bytes, to_onnx
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
+from netgraft.devices.openvino.device import OpenVinoDevice
 from netgraft.errors import DeviceError
 
 Open = Callable[..., OnnxDevice]

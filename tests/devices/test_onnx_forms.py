@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from netgraft.devices.onnx_forms import use_convolution_forms
+from netgraft.devices.onnx.forms import use_convolution_forms
 
 NORM = """
     t = Transpose <perm = [0, 2, 3, 1]> (x)

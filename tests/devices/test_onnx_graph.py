@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
+from netgraft.devices.onnx.graph import onnx_bytes, to_onnx
 from netgraft.errors import ExportError
 from netgraft.nets.blocks import deploy
 from netgraft.nets.nafnet import LayerNorm2d, NafBlock, NafNet, NafNetShape, localize

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import onnx_parts
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.onnx_parts import OnnxParts
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.onnx import parts as onnx_parts
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.onnx.parts import OnnxParts
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ExportError
 from netgraft.nets.blocks import FittedAffine, deploy
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import DeviceError
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.devices.device import Unsupported
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.openvino import OpenVinoDevice, _reason, lacking_precision
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.openvino.device import OpenVinoDevice, _reason, lacking_precision
 from netgraft.errors import DeviceError
 from netgraft.nets.blocks import FittedAffine
 

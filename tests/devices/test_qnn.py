@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from netgraft.cli import app
 from netgraft.config import DeviceConfig
-from netgraft.devices import catalog, qnn
+from netgraft.devices import catalog
 from netgraft.devices.check import check_device
 from netgraft.devices.device import Unsupported
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.phones import PHONES
-from netgraft.devices.qnn import Placement, QnnCompiler
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.qualcomm import qnn
+from netgraft.devices.qualcomm.phones import PHONES
+from netgraft.devices.qualcomm.qnn import Placement, QnnCompiler
 from netgraft.errors import ConfigError, DeviceError, ExportError, ImageError
 
 pytestmark = pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs netgraft[qnn]")

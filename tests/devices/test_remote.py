@@ -23,11 +23,11 @@ from netgraft.config import DeviceConfig
 from netgraft.devices import catalog
 from netgraft.devices.check import check_device
 from netgraft.devices.device import Unsupported
+from netgraft.devices.far.remote import RemoteDevice
+from netgraft.devices.far.ssh import worker_zip
 from netgraft.devices.measure import Latency, MeasureProtocol, measure, measure_modules
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
-from netgraft.devices.remote import RemoteDevice
-from netgraft.devices.ssh import worker_zip
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ConfigError, DeviceError, DeviceLost
 
 PROTOCOL = MeasureProtocol(samples=4, min_sample_ms=0.2, warmup_max_seconds=0.05)
@@ -370,7 +370,7 @@ def test_the_worker_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "worker.zip").write_bytes(worker_zip())
     code = (
         "import sys; sys.modules.update(torch=None, onnx=None); sys.path.insert(0, sys.argv[1])\n"
-        "import netgraft.devices.worker as worker; print(worker.__file__)"
+        "import netgraft.devices.far.worker as worker; print(worker.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "worker.zip"], capture_output=True, text=True, check=False

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from netgraft.devices.device import Unsupported
-from netgraft.devices.frames import Frame
+from netgraft.devices.far.frames import Frame
+from netgraft.devices.far.remote_session import MOST_LOSSES, Session
+from netgraft.devices.far.ssh import Lost
 from netgraft.devices.measure import Latency, MeasureProtocol
-from netgraft.devices.remote_session import MOST_LOSSES, Session
-from netgraft.devices.ssh import Lost
 from netgraft.errors import DeviceError, DeviceLost
 
 X = np.zeros((1, 1, 2, 2), np.float32)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from netgraft.devices.thermal import REST_MAX_S, REST_STEP_S, Watch
+from netgraft.devices.far.thermal import REST_MAX_S, REST_STEP_S, Watch
 
 
 def put(root: Path, name: str, text: object) -> None:

@@ -1,6 +1,5 @@
 """Runtimes behind one Protocol, and the timing loop that they share."""
 
-from netgraft.devices.aihub import AiHubDevice
 from netgraft.devices.catalog import (
     DEVICES,
     DeviceKind,
@@ -24,6 +23,7 @@ from netgraft.devices.device import (
     Unsupported,
 )
 from netgraft.devices.fake import FakeClock, FakeDevice
+from netgraft.devices.far.remote import RemoteDevice
 from netgraft.devices.int8_device import Int8Device
 from netgraft.devices.measure import (
     DRIFT_PERCENT,
@@ -37,15 +37,15 @@ from netgraft.devices.measure import (
     measure_modules,
     time_networks,
 )
-from netgraft.devices.onnx_device import OnnxDevice
-from netgraft.devices.onnx_graph import onnx_bytes, to_onnx
-from netgraft.devices.onnx_int8 import quantize_onnx
-from netgraft.devices.onnx_parts import OnnxParts
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
-from netgraft.devices.openvino import OpenVinoDevice
+from netgraft.devices.onnx.device import OnnxDevice
+from netgraft.devices.onnx.graph import onnx_bytes, to_onnx
+from netgraft.devices.onnx.int8 import quantize_onnx
+from netgraft.devices.onnx.parts import OnnxParts
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
+from netgraft.devices.openvino.device import OpenVinoDevice
 from netgraft.devices.parity import disagreement, torch_output
-from netgraft.devices.qnn import Placement, QnnCompiler
-from netgraft.devices.remote import RemoteDevice
+from netgraft.devices.qualcomm.aihub import AiHubDevice
+from netgraft.devices.qualcomm.qnn import Placement, QnnCompiler
 
 __all__ = [
     "DEVICES",

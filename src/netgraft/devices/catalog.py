@@ -3,7 +3,7 @@
 A name is ``backend[:hardware][:precision]``, with what goes without saying left out: this machine's processor,
 single precision, or the 8 bits of an NPU that has no other. So ``openvino``, ``openvino:int8``,
 ``onnxruntime:cuda``, ``ethos-u:u85-2048``. Names are looked up whole, here and nowhere else; only phones may also go
-by Qualcomm AI Hub's own names, and devices elsewhere say where (:mod:`netgraft.devices.places`). Other packages may
+by Qualcomm AI Hub's own names, and devices elsewhere say where (:mod:`netgraft.devices.far.places`). Other packages may
 bring devices of their own (:mod:`netgraft.devices.plugins`).
 """
 
@@ -18,29 +18,29 @@ from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from netgraft.devices import places
-from netgraft.devices.adb import INSTALL as ADB
-from netgraft.devices.adb import lacking_phone
-from netgraft.devices.aihub import AiHubDevice
-from netgraft.devices.aihub_client import INSTALL as AIHUB
-from netgraft.devices.aihub_client import lacking_token
+from netgraft.devices.arm.ethos_u import EthosUDevice
+from netgraft.devices.arm.vela import INSTALL as VELA
+from netgraft.devices.arm.vela import NPUS
 from netgraft.devices.device import Device
-from netgraft.devices.ethos_u import EthosUDevice
 from netgraft.devices.fake import FakeDevice
+from netgraft.devices.far import places
+from netgraft.devices.far.adb import INSTALL as ADB
+from netgraft.devices.far.adb import lacking_phone
 from netgraft.devices.int8_device import Int8Device
-from netgraft.devices.litert import LitertDevice
-from netgraft.devices.onnx_int8 import quantize_onnx
-from netgraft.devices.onnx_session import lacking_provider
-from netgraft.devices.onnxruntime import OnnxRuntimeDevice
-from netgraft.devices.openvino import OpenVinoDevice, lacking_precision
-from netgraft.devices.openvino_int8 import import_nncf, quantize_with_nncf
-from netgraft.devices.phones import PHONES
+from netgraft.devices.onnx.int8 import quantize_onnx
+from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
+from netgraft.devices.onnx.session import lacking_provider
+from netgraft.devices.openvino.device import OpenVinoDevice, lacking_precision
+from netgraft.devices.openvino.int8 import import_nncf, quantize_with_nncf
 from netgraft.devices.plugins import load_plugin, open_plugin, origin, plugin_entries
-from netgraft.devices.qnn import INSTALL as QNN
-from netgraft.devices.qnn import QnnCompiler, no_latency
-from netgraft.devices.tflite import INSTALL as LITERT
-from netgraft.devices.vela import INSTALL as VELA
-from netgraft.devices.vela import NPUS
+from netgraft.devices.qualcomm.aihub import AiHubDevice
+from netgraft.devices.qualcomm.aihub_client import INSTALL as AIHUB
+from netgraft.devices.qualcomm.aihub_client import lacking_token
+from netgraft.devices.qualcomm.phones import PHONES
+from netgraft.devices.qualcomm.qnn import INSTALL as QNN
+from netgraft.devices.qualcomm.qnn import QnnCompiler, no_latency
+from netgraft.devices.tflite.convert import INSTALL as LITERT
+from netgraft.devices.tflite.litert import LitertDevice
 from netgraft.errors import ConfigError, DeviceError
 from netgraft.names import lookup
 

@@ -12,7 +12,7 @@ from netgraft.devices.catalog import find_device, open_device
 from netgraft.devices.device import Unsupported
 from netgraft.devices.measure import MeasureProtocol, time_networks
 from netgraft.devices.parity import disagreement, torch_output
-from netgraft.devices.qnn import QnnCompiler
+from netgraft.devices.qualcomm.qnn import QnnCompiler
 from netgraft.errors import DeviceError
 from netgraft.nets.nafnet import NafBlock, start_residuals
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    # What this module says is needed on machines without torch too, see :mod:`netgraft.devices.worker`.
+    # What this module says is needed on machines without torch too, see :mod:`netgraft.devices.far.worker`.
     from torch import Tensor, nn
 
 from netgraft.errors import DeviceError

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from netgraft.devices.device import Array, Clock, Device, DeviceDescription, Runnable, Unsupported
-from netgraft.devices.onnx_device import OnnxDevice, checked
-from netgraft.devices.onnx_graph import onnx_bytes
+from netgraft.devices.onnx.device import OnnxDevice, checked
+from netgraft.devices.onnx.graph import onnx_bytes
 from netgraft.errors import DeviceError
 
 Quantize = Callable[[bytes, Array], bytes]

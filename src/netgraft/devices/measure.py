@@ -24,7 +24,7 @@ from netgraft.devices.device import Array, Clock, Device, Estimated, Runnable, U
 from netgraft.errors import DeviceError
 
 if TYPE_CHECKING:
-    # The loop runs on machines without torch too, see :mod:`netgraft.devices.worker`.
+    # The loop runs on machines without torch too, see :mod:`netgraft.devices.far.worker`.
     from torch import Tensor, nn
 
 K = TypeVar("K", bound=Hashable)

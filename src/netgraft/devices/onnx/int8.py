@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_graph import INPUT
-from netgraft.devices.onnx_session import runtime_errors
+from netgraft.devices.onnx.graph import INPUT
+from netgraft.devices.onnx.session import runtime_errors
 from netgraft.errors import ExportError, first_line
 
 
 def quantize_onnx(content: bytes, calibration: Array) -> bytes:
-    """The ONNX file ``content``, in plain forms (:mod:`netgraft.devices.onnx_forms` are for floats), in 8 bits.
+    """The ONNX file ``content``, in plain forms (:mod:`netgraft.devices.onnx.forms` are for floats), in 8 bits.
 
     calibration: (n, c, h, w), inputs that the network will meet: what lies beyond their extremes is cut off.
 

@@ -21,14 +21,14 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from netgraft.devices.adb import THERMAL, Hung, Phone, local_file
 from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock
+from netgraft.devices.far.adb import THERMAL, Hung, Phone, local_file
 from netgraft.devices.int8_device import calibration_inputs
-from netgraft.devices.litert import TfliteRunnable
 from netgraft.devices.measure import Latency, MeasureProtocol, Samples
-from netgraft.devices.onnx_device import checked
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
+from netgraft.devices.onnx.device import checked
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.litert import TfliteRunnable
 from netgraft.errors import DeviceError, DeviceLost
 
 K = TypeVar("K", bound=Hashable)

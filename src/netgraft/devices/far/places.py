@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from netgraft.devices.android import AndroidDevice
 from netgraft.devices.device import Device
-from netgraft.devices.onnx_int8 import quantize_onnx
-from netgraft.devices.remote import RemoteDevice, RemoteInt8Device
+from netgraft.devices.far.android import AndroidDevice
+from netgraft.devices.far.remote import RemoteDevice, RemoteInt8Device
+from netgraft.devices.onnx.int8 import quantize_onnx
 from netgraft.errors import ConfigError, DeviceError
 from netgraft.names import lookup
 

@@ -1,8 +1,8 @@
 """Another machine that runs ONNX Runtime, reached over SSH: a Raspberry Pi, a Jetson, a PC in the laboratory.
 
 Networks are exported and checked here, and sent there once; there a worker opens them and runs the same timing loop
-as here (:mod:`netgraft.devices.worker`). A worker that hangs, dies or is cut off is started anew and goes on with the
-samples that there are. What takes it down twice is a network that the device does not run; a machine that does not
+as here (:mod:`netgraft.devices.far.worker`). A worker that hangs, dies or is cut off is started anew and goes on with
+the samples that there are. What takes it down twice is a network that the device does not run; a machine that does not
 come back is no network's fault, and ends the session with :class:`~netgraft.errors.DeviceLost`.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 
 from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock
-from netgraft.devices.frames import Frame
+from netgraft.devices.far.frames import Frame
+from netgraft.devices.far.remote_session import MOST_LOSSES, TRIES, Session, digest
+from netgraft.devices.far.ssh import Connection, Lost
 from netgraft.devices.int8_device import Int8Device, Quantize
 from netgraft.devices.measure import Latency, MeasureProtocol
-from netgraft.devices.onnx_device import OnnxDevice, check_ends
-from netgraft.devices.onnx_session import CPU
-from netgraft.devices.remote_session import MOST_LOSSES, TRIES, Session, digest
-from netgraft.devices.ssh import Connection, Lost
+from netgraft.devices.onnx.device import OnnxDevice, check_ends
+from netgraft.devices.onnx.session import CPU
 from netgraft.errors import DeviceError, DeviceLost
 
 K = TypeVar("K", bound=Hashable)

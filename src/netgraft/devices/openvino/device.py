@@ -13,8 +13,8 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from netgraft.devices.device import Array, Device, DeviceDescription, Runnable, read_network
-from netgraft.devices.onnx_device import OnnxDevice, check_ends
-from netgraft.devices.onnx_graph import INPUT, OUTPUT
+from netgraft.devices.onnx.device import OnnxDevice, check_ends
+from netgraft.devices.onnx.graph import INPUT, OUTPUT
 from netgraft.errors import DeviceError, ExportError, first_line
 
 TELEMETRY = "openvino_telemetry"

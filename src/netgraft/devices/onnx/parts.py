@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from netgraft.devices.onnx_graph import finished_bytes, onnx_model
+from netgraft.devices.onnx.graph import finished_bytes, onnx_model
 from netgraft.errors import ExportError
 from netgraft.sites import KEEP, Site
 
@@ -26,7 +26,7 @@ class OnnxParts:
     """Gives the ONNX files of networks that differ at ``sites`` only.
 
     example: (1, c, h, w), the input shape of the files. ``fast_forms`` and ``fp16_safe`` as in
-    :func:`~netgraft.devices.onnx_graph.to_onnx`.
+    :func:`~netgraft.devices.onnx.graph.to_onnx`.
     """
 
     def __init__(

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from netgraft.devices.aihub_client import HubClient, RateLimited, Refusal
-from netgraft.devices.aihub_profile import Profile, read_profile
-from netgraft.devices.aihub_records import Record, Records, record_key
 from netgraft.devices.device import Array, Unsupported
-from netgraft.devices.onnx_graph import INPUT
+from netgraft.devices.onnx.graph import INPUT
 from netgraft.devices.parity import disagreement
+from netgraft.devices.qualcomm.aihub_client import HubClient, RateLimited, Refusal
+from netgraft.devices.qualcomm.aihub_profile import Profile, read_profile
+from netgraft.devices.qualcomm.aihub_records import Record, Records, record_key
 from netgraft.errors import DeviceError
 
 log = logging.getLogger(__name__)

@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices import host_core
+from netgraft.devices.arm import host_core
+from netgraft.devices.arm.host_core import Fallback, find_fallbacks
+from netgraft.devices.arm.vela import INSTALL, NPUS, Compiled, compile_for
 from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported, read_network
 from netgraft.devices.fake import FakeClock
-from netgraft.devices.host_core import Fallback, find_fallbacks
 from netgraft.devices.int8_device import calibration_inputs
-from netgraft.devices.litert import TfliteRunnable, open_interpreter
-from netgraft.devices.onnx_device import checked
-from netgraft.devices.tflite import quantize_tflite, tflite_bytes
-from netgraft.devices.vela import INSTALL, NPUS, Compiled, compile_for
+from netgraft.devices.onnx.device import checked
+from netgraft.devices.tflite.convert import quantize_tflite, tflite_bytes
+from netgraft.devices.tflite.litert import TfliteRunnable, open_interpreter
 from netgraft.errors import DeviceError, ExportError
 from netgraft.names import lookup
 
@@ -43,7 +43,7 @@ class Estimate:
     """What a network will cost on an NPU, by its compiler's estimate."""
 
     latency_ms: float
-    """One run: the NPU's part, and the fallbacks' by the rule of :mod:`netgraft.devices.host_core`."""
+    """One run: the NPU's part, and the fallbacks' by the rule of :mod:`netgraft.devices.arm.host_core`."""
     npu_ms: float
     """The NPU's part."""
     fallback_ms: float

@@ -20,7 +20,7 @@ from netgraft.devices.device import (
     read_network,
 )
 from netgraft.devices.measure import SystemClock
-from netgraft.devices.onnx_graph import INPUT, OUTPUT, onnx_bytes
+from netgraft.devices.onnx.graph import INPUT, OUTPUT, onnx_bytes
 from netgraft.devices.parity import disagreement, torch_output
 from netgraft.errors import DeviceError, DeviceLost, ExportError
 
@@ -29,7 +29,7 @@ class OnnxDevice(ABC):
     """A runtime that opens ONNX files, one network at a time.
 
     threads: threads that one network may use. ``fast_forms`` exports layer norms and gates in the forms that
-    these runtimes run fastest (:mod:`netgraft.devices.onnx_forms`); off, they stay what the exporter makes of
+    these runtimes run fastest (:mod:`netgraft.devices.onnx.forms`); off, they stay what the exporter makes of
     them.
 
     Raises:

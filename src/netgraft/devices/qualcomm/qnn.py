@@ -3,7 +3,7 @@
 ONNX Runtime's plugin for Qualcomm's SDK compiles for a named chip on this machine. What it takes becomes one context
 binary, what it does not take stays in the graph around it and would run on the phone's processor. There is no latency
 in that: the plugin's own counts of cycles are not usable as one. Hence this is a check and an export, and no device
-that a search could use; :mod:`netgraft.devices.aihub` times real phones.
+that a search could use; :mod:`netgraft.devices.qualcomm.aihub` times real phones.
 
 Networks in single precision compute in half precision there; in 8 bits they are quantized before.
 """
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from netgraft.devices.device import Array, Unsupported
 from netgraft.devices.int8_device import calibration_inputs
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.onnx_int8 import quantize_onnx
-from netgraft.devices.phones import PHONES
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.onnx.int8 import quantize_onnx
+from netgraft.devices.qualcomm.phones import PHONES
 from netgraft.errors import DeviceError, ExportError
 from netgraft.names import lookup
 
@@ -128,9 +128,8 @@ class QnnCompiler:
 
     def _run(self, source: Path, target: Path) -> None:
         worker = Path(__file__).with_name("qnn_worker.py")
-        # -P: this folder has a module of the runtime's name.
         names = (str(path.relative_to(source.parent)) for path in (source, target))
-        command = [sys.executable, "-P", str(worker), *names, str(self.phone.soc_model), str(self.phone.htp_arch)]
+        command = [sys.executable, str(worker), *names, str(self.phone.soc_model), str(self.phone.htp_arch)]
         try:
             outcome = subprocess.run(
                 command, cwd=source.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

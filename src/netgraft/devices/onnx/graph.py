@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from netgraft.devices.onnx_forms import use_convolution_forms
+from netgraft.devices.onnx.forms import use_convolution_forms
 from netgraft.errors import ExportError
 from netgraft.files import write_atomically
 from netgraft.restore import SIZE_MULTIPLE
@@ -46,7 +46,7 @@ def to_onnx(
     example: (1, c, h, w), the input shape of the file. With ``dynamic`` height and width are free, as long as
     they are multiples of the module's ``size_multiple`` (1 for a module without one), which the file's metadata
     then note under that name. ``fast_forms`` rewrites
-    layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx_forms`; with
+    layer norms and gates to forms that compute the same faster, see :mod:`netgraft.devices.onnx.forms`; with
     ``fp16_safe`` these are such that half precision can compute them.
 
     Raises:

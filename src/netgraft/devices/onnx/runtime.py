@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from netgraft.devices.device import Array, DeviceDescription, Runnable
-from netgraft.devices.onnx_device import OnnxDevice, check_ends
-from netgraft.devices.onnx_session import CPU, OnnxRuntimeRunnable, import_runtime, lacking_provider, profile
+from netgraft.devices.onnx.device import OnnxDevice, check_ends
+from netgraft.devices.onnx.session import CPU, OnnxRuntimeRunnable, import_runtime, lacking_provider, profile
 from netgraft.errors import DeviceError
 
 
@@ -15,7 +15,7 @@ class OnnxRuntimeDevice(OnnxDevice):
 
     threads: threads that one operator may use. provider: who runs the network, by ONNX Runtime's name for it; what
     it cannot run falls back to the CPU. ``fast_forms`` exports layer norms and gates in the forms that
-    this runtime runs fastest (:mod:`netgraft.devices.onnx_forms`); off, they stay what the exporter makes of
+    this runtime runs fastest (:mod:`netgraft.devices.onnx.forms`); off, they stay what the exporter makes of
     them.
 
     Raises:

@@ -1,9 +1,9 @@
 """The far side of a remote device: opens ONNX files there, runs them, and times them in turns.
 
-It runs with Python 3.10, NumPy and ONNX Runtime; :mod:`netgraft.devices.remote` brings it along, with the few modules
-that it imports, so that sessions are opened and timed there by the same code as here. It reads requests from its
-standard input and answers on its standard output (:mod:`netgraft.devices.frames`). Requests stand alone: who lost
-the connection repeats the last one to a new worker. It ends when its input does, or has been silent for a minute.
+It runs with Python 3.10, NumPy and ONNX Runtime; :mod:`netgraft.devices.far.remote` brings it along, with the few
+modules that it imports, so that sessions are opened and timed there by the same code as here. It reads requests from
+its standard input and answers on its standard output (:mod:`netgraft.devices.far.frames`). Requests stand alone: who
+lost the connection repeats the last one to a new worker. It ends when its input does, or has been silent for a minute.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from netgraft.devices.device import host_cores, host_hardware, host_system
-from netgraft.devices.frames import Frame, FrameReader, FrameWriter
+from netgraft.devices.far.frames import Frame, FrameReader, FrameWriter
+from netgraft.devices.far.thermal import Watch
 from netgraft.devices.measure import MeasureProtocol, Meter, Samples, SystemClock, sample_in_turns
-from netgraft.devices.onnx_session import OnnxRuntimeRunnable, import_runtime, lacking_provider, profile
-from netgraft.devices.thermal import Watch
+from netgraft.devices.onnx.session import OnnxRuntimeRunnable, import_runtime, lacking_provider, profile
 from netgraft.errors import DeviceError
 
 SILENCE_S = 60.0

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from netgraft.devices.device import Array, Unsupported
-from netgraft.devices.frames import Frame
+from netgraft.devices.far.frames import Frame
+from netgraft.devices.far.ssh import Lost
 from netgraft.devices.measure import DRIFT_PERCENT, Latency, MeasureProtocol, Samples
-from netgraft.devices.ssh import Lost
 from netgraft.errors import DeviceError, DeviceLost
 
 TRIES = 2

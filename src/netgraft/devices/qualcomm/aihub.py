@@ -2,7 +2,7 @@
 
 A network that is compiled is on its way at once, and many are side by side; what waits is the timing. The phone runs
 each on the example that it was compiled for, some hundred times, and its output must agree with torch's. Answers are
-kept on disk (:mod:`netgraft.devices.aihub_records`): nothing is sent twice, and a run that was killed goes on.
+kept on disk (:mod:`netgraft.devices.qualcomm.aihub_records`): nothing is sent twice, and a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from netgraft.devices.aihub_client import HubClient, lacking_token
-from netgraft.devices.aihub_jobs import HubJobs
-from netgraft.devices.aihub_profile import Profile
-from netgraft.devices.aihub_records import Records, default_folder
 from netgraft.devices.device import Array, Clock, DeviceDescription, Runnable, Unsupported
 from netgraft.devices.fake import FakeClock
 from netgraft.devices.int8_device import calibration_inputs
 from netgraft.devices.measure import K, Latency, MeasureProtocol
-from netgraft.devices.onnx_graph import onnx_bytes
-from netgraft.devices.onnx_int8 import quantize_onnx
+from netgraft.devices.onnx.graph import onnx_bytes
+from netgraft.devices.onnx.int8 import quantize_onnx
 from netgraft.devices.parity import torch_output
-from netgraft.devices.phones import PHONES
+from netgraft.devices.qualcomm.aihub_client import HubClient, lacking_token
+from netgraft.devices.qualcomm.aihub_jobs import HubJobs
+from netgraft.devices.qualcomm.aihub_profile import Profile
+from netgraft.devices.qualcomm.aihub_records import Records, default_folder
+from netgraft.devices.qualcomm.phones import PHONES
 from netgraft.errors import DeviceError, ExportError
 
 log = logging.getLogger(__name__)

@@ -18,19 +18,20 @@ import weakref
 import zipfile
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import IO, Any
 
-from netgraft.devices.frames import Frame, FrameReader, FrameWriter
+from netgraft.devices.far.frames import Frame, FrameReader, FrameWriter
 from netgraft.errors import DeviceLost
 
 MODULES = (
     "errors.py",
     "devices/device.py",
-    "devices/frames.py",
+    "devices/far/frames.py",
     "devices/measure.py",
-    "devices/onnx_session.py",
-    "devices/thermal.py",
-    "devices/worker.py",
+    "devices/onnx/session.py",
+    "devices/far/thermal.py",
+    "devices/far/worker.py",
 )
 """What the worker consists of."""
 OPTIONS = ("BatchMode=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3")
@@ -69,7 +70,7 @@ try:
 except ImportError as error:
     sys.exit("it lacks what netgraft needs there (%s)" % error)
 import runpy
-runpy.run_module("netgraft.devices.worker", run_name="__main__")
+runpy.run_module("netgraft.devices.far.worker", run_name="__main__")
 """
 
 
@@ -173,7 +174,8 @@ def worker_zip() -> bytes:
     package, packed = files("netgraft"), io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         contents = {name: package.joinpath(name).read_text(encoding="utf-8") for name in MODULES}
-        for name, text in {"__init__.py": "", "devices/__init__.py": "", **contents}.items():
+        packages = {str(folder / "__init__.py") for name in MODULES for folder in PurePosixPath(name).parents}
+        for name, text in {**dict.fromkeys(sorted(packages), ""), **contents}.items():
             # With a fixed date, equal sources make equal files.
             archive.writestr(zipfile.ZipInfo(f"netgraft/{name}"), text, zipfile.ZIP_DEFLATED)
     return packed.getvalue()

@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 
 from netgraft.devices.device import Array
-from netgraft.devices.onnx_graph import INPUT
-from netgraft.devices.onnx_session import runtime_errors
-from netgraft.devices.openvino import without_telemetry
+from netgraft.devices.onnx.graph import INPUT
+from netgraft.devices.onnx.session import runtime_errors
+from netgraft.devices.openvino.device import without_telemetry
 from netgraft.errors import DeviceError, ExportError, first_line
 
 

@@ -1,0 +1,1 @@
+"""Arm's NPUs, by their compiler's estimate."""

@@ -1,0 +1,1 @@
+"""Devices elsewhere: over SSH and on Android phones."""

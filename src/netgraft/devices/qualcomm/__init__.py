@@ -1,0 +1,1 @@
+"""Qualcomm's NPUs: their compiler, and phones of the AI Hub."""

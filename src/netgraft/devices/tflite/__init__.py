@@ -1,0 +1,1 @@
+"""Networks as TFLite files, and LiteRT, which runs them."""
