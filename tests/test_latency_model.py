@@ -11,7 +11,7 @@ from netgraft.devices.device import Unsupported
 from netgraft.devices.measure import Latency
 from netgraft.errors import DeviceError, StoreError
 from netgraft.latency import LatencyTable
-from netgraft.latency_model import Assignment, LatencyModel, fit, left_out_ms
+from netgraft.latency_model import Assignment, ChainLatency, LatencyModel, fit, left_out_ms
 from netgraft.sites import KEEP, Site
 
 OPERATORS = ("drop", "conv3", "half_res")
@@ -180,6 +180,18 @@ def test_the_search_gets_what_is_predicted(
         assert callable(known)
         found = known(rows)
     np.testing.assert_allclose(found, model.predict_ms(named))
+
+
+def test_the_least_latency_of_a_space_is_that_of_enumeration(table: LatencyTable) -> None:
+    """Sites 0 to 2 and 5 are searched: one pair of them are no neighbors, and 4^4 assignments can be tried."""
+    seen = random_networks(60)
+    model = fit(table, SITES, seen, by_pairs(table)(seen).tolist())
+    assert not model.additive
+    known = model.known({f"blocks.{number}": (KEEP, *OPERATORS) for number in (0, 1, 2, 5)})
+    assert isinstance(known, ChainLatency)
+    every = np.stack(np.unravel_index(np.arange(4**4), (4,) * 4), axis=1)
+    assert known.least() == pytest.approx(known(every).min())
+    assert known.least() < known(every[:1])[0]
 
 
 def test_neighbors_are_no_sum_over_sites(table: LatencyTable) -> None:

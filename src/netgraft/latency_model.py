@@ -14,7 +14,7 @@ of the penalty, and whether pairs are worth having: without them a prediction st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -90,43 +90,32 @@ class LatencyModel:
             for path, names in options.items()
         ]
 
-    def known(
-        self, options: Mapping[str, Sequence[str]]
-    ) -> list[list[float]] | Callable[[NDArray[np.integer[Any]]], FloatArray]:
+    def known(self, options: Mapping[str, Sequence[str]]) -> list[list[float]] | ChainLatency:
         """The latency as an objective that a search need not evaluate: a sum over sites where it is one.
 
-        options: operators by path of the sites that are searched. The function takes (n, S) option indices.
+        options: operators by path of the sites that are searched.
         """
         if self.additive:
             return self.option_ms(options)
-        singles = [
-            np.array([self._predict_one({path: name}) for name in names]) - self._predict_one({})
-            for path, names in options.items()
-        ]
-        pairs = self._pair_changes(options)
         teacher_ms = self._predict_one({})
+        singles = (
+            np.array([self._predict_one({path: name}) for name in names]) - teacher_ms
+            for path, names in options.items()
+        )
+        return ChainLatency(teacher_ms, tuple(singles), self._pair_changes(options))
 
-        def latency_ms(rows: NDArray[np.integer[Any]]) -> FloatArray:
-            total = np.full(len(rows), teacher_ms)
-            for column, costs in enumerate(singles):
-                total += costs[rows[:, column]]
-            for column, costs in pairs:
-                total += costs[rows[:, column], rows[:, column + 1]]
-            return total
-
-        return latency_ms
-
-    def _pair_changes(self, options: Mapping[str, Sequence[str]]) -> list[tuple[int, FloatArray]]:
-        """What two neighbors that are both searched cost beyond the sum of their single changes, (K, K)."""
+    def _pair_changes(self, options: Mapping[str, Sequence[str]]) -> dict[int, FloatArray]:
+        """What two neighbors that are both searched cost beyond the sum of their single changes, (K, K), by the
+        column of the first."""
         order = {site.path: place for place, site in enumerate(self.sites)}
-        paths, teacher_ms, found = list(options), self._predict_one({}), []
+        paths, teacher_ms, found = list(options), self._predict_one({}), {}
         for column, (first, second) in enumerate(pairwise(paths)):
             if order[second] != order[first] + 1:
                 continue
             both = [[self._predict_one({first: a, second: b}) for b in options[second]] for a in options[first]]
             one = np.array([self._predict_one({first: a}) for a in options[first]])
             other = np.array([self._predict_one({second: b}) for b in options[second]])
-            found.append((column, np.array(both) - one[:, None] - other[None, :] + teacher_ms))
+            found[column] = np.array(both) - one[:, None] - other[None, :] + teacher_ms
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,6 +135,33 @@ class LatencyModel:
             return cls(table=table, sites=tuple(sites), corrections=corrections, networks=int(learned["networks"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"these are no latency corrections ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLatency:
+    """A latency that is a sum over sites and over pairs of consecutive ones."""
+
+    teacher_ms: float
+    singles: tuple[FloatArray, ...]
+    """S arrays (K_s,): what each option of a site adds to the teacher's."""
+    pairs: Mapping[int, FloatArray]
+    """(K_s, K_s+1) by site: what it and the next one add together beyond that."""
+
+    def __call__(self, rows: NDArray[np.integer[Any]]) -> FloatArray:
+        """Latencies in ms, (n,), of option indices (n, S)."""
+        total = np.full(len(rows), self.teacher_ms)
+        for site, costs in enumerate(self.singles):
+            total += costs[rows[:, site]]
+        for site, costs in self.pairs.items():
+            total += costs[rows[:, site], rows[:, site + 1]]
+        return total
+
+    def least(self) -> float:
+        """The least latency in ms of all assignments, by dynamic programming along the sites."""
+        best = self.singles[0]
+        for site, costs in enumerate(self.singles[1:]):
+            best = (best[:, None] + self.pairs.get(site, 0.0)).min(axis=0) + costs
+        return float(self.teacher_ms + best.min())
 
 
 def features(table: LatencyTable, sites: Sequence[Site], assignment: Assignment) -> dict[Term, float]:

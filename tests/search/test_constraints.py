@@ -177,6 +177,28 @@ def test_a_limit_below_every_sum_is_refused_before_anything_is_evaluated() -> No
     assert len(search(4.5, lambda rows: np.ones((len(rows), 2)))) == 1
 
 
+class Product:
+    """A known function that tells its least value, where its teacher and single swaps are far above it."""
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray((2.0 - rows).prod(axis=1))
+
+    def least(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("objective", [False, True])
+def test_a_limit_below_the_least_of_a_function_is_refused_before_anything_is_evaluated(objective: bool) -> None:
+    def search(limit: float, evaluate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        constraint = Constraint(name="max_latency", of=1 if objective else Product(), limit=limit)
+        known = {1: Product()} if objective else {}
+        return minimize(evaluate, [2] * 3, budget=8, known=known, constraints=[constraint]).front
+
+    with pytest.raises(SearchError, match=r"max_latency = 0.9 cannot be met: the least possible is 1$"):
+        search(0.9, lambda _: pytest.fail("evaluated"))
+    assert len(search(1.0, lambda rows: np.ones((len(rows), 2)))) == 1
+
+
 def test_limits_that_only_together_cannot_be_met_are_named_with_what_each_could_be() -> None:
     """One site with sums (0, 3), (1, 2), (2, 1), (3, 0): at most 1 and 1 cannot be, 2 and 1 or 1 and 2 can.
 

@@ -135,7 +135,11 @@ class Constraints:
         return Sums(tuple(table.T for table in tables), self.bounds[list(columns)])
 
     def _check_sums(self) -> None:
-        """What :func:`check_sums` says."""
+        """What :func:`check_sums` says, and the same of functions that know their least value."""
+        for column, quantity in self._known.items():
+            if quantity.least > self.bounds[column]:
+                limit = self.limits[column]
+                raise SearchError(f"{limit} cannot be met: the least possible is {limit.show(quantity.least)}")
         columns = self._additive
         if not columns:
             return

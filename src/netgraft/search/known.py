@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +13,15 @@ from netgraft.search.result import EvaluationError
 from netgraft.search.space import FloatArray, IntArray, Space, Table
 
 Known = Sequence[ArrayLike] | Callable[[IntArray], ArrayLike]
-"""A quantity that costs nothing: S lists of one value an option, which add up, or (n, S) -> (n,)."""
+"""A quantity that costs nothing: S lists of one value an option, which add up, or (n, S) -> (n,). A function may tell
+its least value, in a method ``least()``: a limit below it is then refused before anything is evaluated."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A function of assignments that knows its least value over all of them."""
+
+    def least(self) -> float: ...
 
 
 class KnownQuantity:
@@ -25,6 +34,8 @@ class KnownQuantity:
         """Whether ``table`` is the quantity itself, and not only its single swaps."""
         self.table = self._checked(space, source) if not callable(source) else self._swapped(space)
         """S arrays (K_s,), one cost an option; exact for the teacher and its single swaps."""
+        self.least = float(source.least()) if isinstance(source, Bounded) else -np.inf
+        """No assignment of a function that tells as much is below it; sums over sites are bounded by their table."""
 
     def __call__(self, assignments: IntArray) -> FloatArray:
         """Costs of ``assignments`` (n, S): (n,)."""
