@@ -6,6 +6,8 @@ one, or a ``"package.module:NAME"`` line in the config.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +32,13 @@ from netgraft.nets.blocks import (
     transposed_from,
 )
 from netgraft.nets.nafnet import NafBlock
+from netgraft.nets.quantized import QuantizedBlock
 from netgraft.sites import KEEP, Site, SiteKind
 
-Learning = Literal["exact", "fit", "distill"]
+INT8 = "@int8"
+"""What the names of options in 8 bits end with."""
+
+Learning = Literal["exact", "fit", "distill", "quantize"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,8 @@ class Operator:
     start: Callable[[nn.Module, Site], nn.Module]
     """Makes a new module from the teacher's block (left untouched) and its site."""
     learning: Learning
-    """``exact``: equals the teacher's block as it is; ``fit``: closed form; ``distill``: feature distillation."""
+    """``exact``: equals the teacher's block as it is; ``fit``: closed form; ``distill``: feature distillation;
+    ``quantize``: made from the trained replacement of the same name in single precision."""
     from_teacher: bool
     """Whether it starts from the teacher's weights, close enough to it to learn at a tenth of the rate."""
     description: str
@@ -225,6 +232,44 @@ def _imported(reference: str) -> Operator:
     if not isinstance(found, Operator):
         raise ConfigError(f"operator {reference!r} is a {type(found).__name__}; it must be a netgraft Operator")
     return found
+
+
+def with_int8(pool: Mapping[str, Operator]) -> Mapping[str, Operator]:
+    """The pool and, behind it, each of its operators that convolves in 8 bits, the teacher's blocks among them."""
+    kinds = dict.fromkeys(operator.kind for operator in pool.values())
+    kept = (
+        Operator(
+            name=f"{KEEP}{INT8}" if kind == "block" else f"{KEEP}_{kind}{INT8}",
+            kind=kind,
+            start=lambda block, _: QuantizedBlock(copy.deepcopy(block)),
+            learning="quantize",
+            from_teacher=True,
+            description="the teacher's block in 8 bits" if kind == "block" else f"the teacher's {kind} in 8 bits",
+        )
+        for kind in kinds
+    )
+    return _pool(*pool.values(), *kept, *(_in_int8(one) for one in pool.values() if one.learning != "fit"))
+
+
+def _in_int8(operator: Operator) -> Operator:
+    return dataclasses.replace(
+        operator,
+        name=f"{operator.name}{INT8}",
+        start=lambda block, site: QuantizedBlock(operator.start(block, site)),
+        learning="quantize",
+        description=f"{operator.description}, in 8 bits",
+    )
+
+
+def in_int8(name: str) -> bool:
+    """Whether an option is in 8 bits."""
+    return name.endswith(INT8)
+
+
+def in_single(name: str) -> str:
+    """The option that computes the same in single precision."""
+    base = name.removesuffix(INT8)
+    return KEEP if base != name and base.startswith(f"{KEEP}_") else base
 
 
 def options_for(site: Site, pool: Mapping[str, Operator]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from netgraft.devices.onnx.session import runtime_errors
 from netgraft.errors import ExportError, first_line
 
 
-def quantize_onnx(content: bytes, calibration: Array) -> bytes:
-    """The ONNX file ``content``, in plain forms (:mod:`netgraft.devices.onnx.forms` are for floats), in 8 bits.
+def quantize_onnx(content: bytes, calibration: Array, nodes: Collection[str] | None = None) -> bytes:
+    """The ONNX file ``content``, in plain forms (:mod:`netgraft.devices.onnx.forms` are for floats), in 8 bits, or
+    those of its nodes with these names.
 
     calibration: (n, c, h, w), inputs that the network will meet: what lies beyond their extremes is cut off.
 
@@ -38,7 +39,8 @@ def quantize_onnx(content: bytes, calibration: Array) -> bytes:
         given.write_bytes(content)
         try:
             # Symbolic shapes are for free sizes; ours is fixed.
-            quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            # Its optimizations would rename nodes.
+            quant_pre_process(given, prepared, skip_symbolic_shape=True, skip_optimization=nodes is not None)
             quantize_static(
                 prepared,
                 quantized,
@@ -47,6 +49,7 @@ def quantize_onnx(content: bytes, calibration: Array) -> bytes:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                nodes_to_quantize=None if nodes is None else list(nodes),
             )
         except runtime_errors() as error:
             raise ExportError(f"ONNX Runtime cannot quantize the network: {first_line(error)}") from error

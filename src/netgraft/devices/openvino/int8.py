@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -24,22 +24,27 @@ from netgraft.devices.openvino.device import without_telemetry
 from netgraft.errors import DeviceError, ExportError, first_line
 
 
-def quantize_with_nncf(content: bytes, calibration: Array) -> bytes:
-    """The ONNX file ``content`` in 8 bits. calibration: (n, c, h, w), inputs that the network will meet.
+def quantize_with_nncf(content: bytes, calibration: Array, nodes: Collection[str] | None = None) -> bytes:
+    """The ONNX file ``content`` in 8 bits, or those of its nodes with these names.
+
+    calibration: (n, c, h, w), inputs that the network will meet.
 
     Raises:
         ExportError: NNCF rejects the network.
         DeviceError: NNCF is not installed.
     """
     nncf = import_nncf()
+    graph = onnx.load_from_string(content)
+    left = [] if nodes is None else [node.name for node in graph.graph.node if node.name not in nodes]
     inputs = nncf.Dataset([{INPUT: np.ascontiguousarray(one[None])} for one in calibration])
     try:
         with _quiet():
             model = nncf.quantize(
-                onnx.load_from_string(content),
+                graph,
                 inputs,
                 subset_size=len(calibration),
                 preset=nncf.QuantizationPreset.MIXED,
+                ignored_scope=nncf.IgnoredScope(names=left),
             )
     except (*runtime_errors(), nncf.UnsupportedModelError, nncf.ValidationError, nncf.InternalError) as error:
         raise ExportError(f"NNCF cannot quantize the network: {first_line(error)}") from error
