@@ -128,7 +128,11 @@ def search_auto(ledger: Ledger, rng: np.random.Generator, tolerance: float) -> b
 
 
 def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
-    """The design behind the teacher: what is expected to be the front, spread over it, then Latin rows."""
+    """The design behind the teacher: what is expected to be the front, spread over it, then Latin rows.
+
+    Where no front is expected and a site has more options than the design has rows, Latin rows would not show any of
+    them twice, and what they cost could be the work of any site: one swap at each site comes first.
+    """
     wanted = ledger.design_size - 1
     model = guessed(ledger)
     rows = ledger.space.teacher()
@@ -136,6 +140,8 @@ def _design(ledger: Ledger, rng: np.random.Generator) -> IntArray:
         rows = exact_front(model, FRONT_LIMIT, ledger.constraints.sums_aside)
         costs = model.predict(rows)
         rows = rows[spread_order(costs, ledger.costs, ledger.reference(costs), wanted)]
+    elif max(ledger.space.cardinalities) > wanted:
+        rows = ledger.space.swap_each(rng)[:wanted]
     return np.concatenate([rows, _latin(ledger, rng, wanted - len(ledger.unseen(rows)))])
 
 

@@ -80,6 +80,11 @@ class Space:
         """(swaps, S): the teacher with one site changed, in the order of sites."""
         return self.neighbors(self.teacher())
 
+    def swap_each(self, rng: np.random.Generator) -> IntArray:
+        """(S, S): the teacher with one site changed, to a random option, for each site that has a choice."""
+        rows = np.diag([int(rng.integers(1, k)) if k > 1 else 0 for k in self.cardinalities])
+        return rows[rows.any(axis=1)]
+
     def neighbors(self, assignments: IntArray) -> IntArray:
         """(n * swaps, S): every assignment that differs from one of ``assignments`` (n, S) at one site."""
         parts = []
