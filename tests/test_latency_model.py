@@ -1,5 +1,6 @@
 """Corrections of summed latencies, on made-up devices whose true latencies are known."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -158,6 +159,34 @@ def test_what_neighbors_do_to_each_other_is_learned_where_it_is_allowed(table: L
     assert not free.additive
     assert sums.additive
     assert mape(free.predict_ms(unseen), truth(unseen)) < mape(sums.predict_ms(unseen), truth(unseen)) / 2
+
+
+def test_what_conversions_cost_is_learned_from_neighbors_in_8_bits(table: LatencyTable) -> None:
+    """Two neighbors in 8 bits save 1.5 ms for each million values between them, which the search is told."""
+    entries = dict(table.entries) | {
+        (site.shape_key, f"{name}@int8"): ms(0.7 * COSTS[name] / site.stride)
+        for site in SITES
+        for name in ("conv3", "half_res")
+    }
+    table = dataclasses.replace(table, entries=entries)
+    rng = np.random.default_rng(0)
+    names = (KEEP, "drop", "conv3", "conv3@int8", "half_res@int8")
+
+    def saved(network: Assignment) -> float:
+        values = [1.0, 0.5] * (BLOCKS // 2)
+        in_8_bits = [network[site.path].endswith("@int8") for site in SITES]
+        return 1.5 * sum(values[k + 1] for k in range(BLOCKS - 1) if in_8_bits[k] and in_8_bits[k + 1])
+
+    networks = [{site.path: str(rng.choice(names)) for site in SITES} for _ in range(24)]
+    truth = np.array([table.additive_ms(network) - saved(network) for network in networks])
+    model = fit(table, SITES, networks[:8], truth[:8].tolist())
+    plain = LatencyModel(table=table, sites=SITES).predict_ms(networks[8:])
+    assert model.corrections["joined",] == pytest.approx(-1.5, rel=0.1)
+    assert mape(model.predict_ms(networks[8:]), truth[8:]) < 0.1 * mape(plain, truth[8:])
+    known = model.known({site.path: names for site in SITES})
+    assert isinstance(known, ChainLatency)
+    rows = np.array([[names.index(network[site.path]) for site in SITES] for network in networks])
+    np.testing.assert_allclose(known(rows), model.predict_ms(networks))
 
 
 @pytest.mark.parametrize("device", [by_operator, by_pairs])

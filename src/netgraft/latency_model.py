@@ -5,6 +5,7 @@ weights in the cache; inside a network it does neither, and what it pays depends
 
     sum of the blocks + offset + scale * (what the sum saves against the teacher)
         + for each changed site: operator's share of its own latency + operator's ms per million values of its map
+        + for each two neighbors in 8 bits: ms per million values between them, which need not be converted there
         + for each changed pair of neighbors: the pair's ms per million values between them.
 
 All of these corrections start at zero and are held there by a ridge penalty, in units in which each is a share of the
@@ -24,20 +25,28 @@ from numpy.typing import NDArray
 
 from netgraft.errors import DeviceError, StoreError
 from netgraft.latency import LatencyTable
+from netgraft.operators import in_int8
 from netgraft.sites import KEEP, Site
 
 FloatArray = NDArray[np.float64]
 Assignment = Mapping[str, str]
 Term = tuple[str, ...]
-"""What a correction belongs to: ``("offset",)``, ``("scale",)``, ``("share", operator)``, ``("map", operator)`` or
-``("pair", operator, next operator)``."""
+"""What a correction belongs to: ``("offset",)``, ``("scale",)``, ``("share", operator)``, ``("map", operator)``,
+``("joined",)`` or ``("pair", operator, next operator)``."""
 
 PENALTIES = (3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Strengths of the ridge that are tried, in units of (relative noise / expected size of a correction) squared."""
 WORTH = 0.9
 """A richer model must bring the leave-one-out error below this share of the simpler one's."""
-RICHER = (("offset", "scale"), ("offset", "scale", "share", "map"), ("offset", "scale", "share", "map", "pair"))
-"""The kinds of terms of the models that are tried; the last ones are no sums over sites any more."""
+RICHER = (
+    ("offset", "scale"),
+    ("offset", "scale", "joined"),
+    ("offset", "scale", "joined", "share", "map"),
+    ("offset", "scale", "joined", "share", "map", "pair"),
+)
+"""The kinds of terms of the models that are tried, as far as the networks have any."""
+CHAINED = ("joined", "pair")
+"""Kinds of terms with which a prediction is no sum over sites any more."""
 EXACT = 1e-4
 """Sums whose relative error is below this are left as they are."""
 FEWEST = 3
@@ -53,14 +62,14 @@ class LatencyModel:
     sites: tuple[Site, ...]
     """Every site of the network, in data-flow order."""
     corrections: Mapping[Term, float] = field(default_factory=dict)
-    """Their sizes: ms for the offset, shares for scale and share, ms per million values for map and pair."""
+    """Their sizes: ms for the offset, shares for scale and share, ms per million values for map, joined and pair."""
     networks: int = 0
     """How many measured networks they were learned from."""
 
     @property
     def additive(self) -> bool:
         """Whether a prediction is a sum over sites."""
-        return not any(term[0] == "pair" for term in self.corrections)
+        return not any(term[0] in CHAINED for term in self.corrections)
 
     def predict_ms(self, assignments: Sequence[Assignment]) -> FloatArray:
         """Latencies, (n,), of networks with these operators by site path; other sites keep their block."""
@@ -181,6 +190,8 @@ def features(table: LatencyTable, sites: Sequence[Site], assignment: Assignment)
     for (here, first), (there, second) in pairwise(zip(sites, names, strict=True)):
         if (first, second) != (KEEP, KEEP):
             add(("pair", _kind(here, first), _kind(there, second)), _values(there, table.size))
+        if in_int8(first) and in_int8(second):
+            add(("joined",), _values(there, table.size))
     return found
 
 
