@@ -15,9 +15,9 @@ from torch import nn
 
 from netgraft.devices import onnx_bytes
 from netgraft.errors import ConfigError
-from netgraft.nets.blocks import deploy
+from netgraft.nets.blocks import calibrating, deploy
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
-from netgraft.operators import OPERATORS, Operator, operator_pool, options_for
+from netgraft.operators import OPERATORS, Operator, in_int8, in_single, operator_pool, options_for, with_int8
 from netgraft.sites import KEEP, Site, find_sites
 
 
@@ -127,3 +127,31 @@ def test_wrong_names_are_refused_in_one_line(names: list[str], message: str) -> 
     with pytest.raises(ConfigError, match=message) as caught:
         operator_pool(names)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pool_in_8_bits_has_a_twin_of_each_operator_that_convolves() -> None:
+    pool = with_int8(operator_pool(["drop", "conv3", "transposed"]))
+    assert list(pool) == ["drop", "conv3", "transposed", "keep@int8", "keep_up@int8", "conv3@int8", "transposed@int8"]
+    sites = {site.kind: site for site in find_sites(network(), (64, 64))}
+    assert options_for(sites["block"], pool) == ("keep", "drop", "conv3", "keep@int8", "conv3@int8")
+    assert options_for(sites["up"], pool) == ("keep", "transposed", "keep_up@int8", "transposed@int8")
+    assert [in_single(name) for name in pool if in_int8(name)] == ["keep", "keep", "conv3", "transposed"]
+    assert [in_single(name) for name in pool if not in_int8(name)] == ["drop", "conv3", "transposed"]
+
+
+@pytest.mark.parametrize("name", ["keep@int8", "keep_up@int8", "conv3@int8", "transposed@int8"])
+def test_a_twin_computes_about_what_its_operator_does(name: str) -> None:
+    """Of the same weights: a twin is made from the trained operator, and takes its ranges from what passes."""
+    pool = with_int8(operator_pool(["drop", "conv3", "transposed"]))
+    net = network()
+    site = next(site for site in find_sites(net, (64, 64)) if site.kind == pool[name].kind)
+    block, x = net.get_submodule(site.path), site.example((64, 64))
+    torch.manual_seed(0)
+    twin = pool[name].start(block, site).eval()
+    torch.manual_seed(0)
+    single = block if in_single(name) == KEEP else pool[in_single(name)].start(block, site)
+    with torch.no_grad(), calibrating(twin):
+        twin(x)
+    with torch.no_grad():
+        difference, signal = twin(x) - single.eval()(x), single(x)
+    assert 0 < float(difference.square().mean()) < 3e-3 * float(signal.square().mean())
