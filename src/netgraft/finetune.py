@@ -35,6 +35,9 @@ class FinetuneConfig(BaseModel):
     average: float = Field(0.99, ge=0, lt=1)
     """Decay of the moving average of the weights."""
     precision: Precision = "auto"
+    quantized: bool = False
+    """Round weights and activations to 8 bits meanwhile, as devices of 8 bits will, so that the network learns to live
+    with it."""
 
 
 class Finetuning:

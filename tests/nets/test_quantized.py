@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from netgraft.devices import onnx_bytes, quantize_onnx
 from netgraft.nets.blocks import StaticNafBlock, calibrating, deploy
 from netgraft.nets.nafnet import NafBlock
-from netgraft.nets.quantized import QuantizedBlock, QuantizedConv, Rounding, observe, quantized, shipped
+from netgraft.nets.quantized import (
+    QuantizedBlock,
+    QuantizedConv,
+    Rounding,
+    observe,
+    quantized,
+    quantized_network,
+    shipped,
+)
 
 
 @pytest.fixture
@@ -131,3 +139,22 @@ def test_ranges_follow_the_calibration(block: NafBlock, x: Tensor) -> None:
 def test_what_is_quantized_already_stays(conv: nn.Conv2d) -> None:
     once = quantized(nn.Sequential(conv))
     assert [type(part) for part in quantized(once).modules()] == [nn.Sequential, QuantizedConv, Rounding, nn.Conv2d]
+
+
+def test_a_network_that_trains_in_8_bits_learns_to_be_rounded(x: Tensor) -> None:
+    """Ten outputs of two convolutions whose input is dominated by one channel: rounding hurts, and training helps."""
+    torch.manual_seed(3)
+    wanted = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 10, 1)).eval().requires_grad_(False)
+    given = x * torch.tensor([60.0, 1, 1, 1, 1, 1, 1, 1]).view(1, -1, 1, 1)
+    wanted[0].weight[:, :1] /= 60
+    network = quantized_network(wanted, given).requires_grad_(True)
+    target = wanted(given)
+    before = error(network(given), target)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (network(given) - target).square().mean().backward()
+        optimizer.step()
+    assert error(network(given), target) < 0.7 * before
+    again = quantized_network(shipped(network), given)
+    assert error(again(given), target) < 0.8 * before

@@ -103,6 +103,14 @@ def shipped(module: nn.Module) -> nn.Module:
     return unquantized(deploy(module))
 
 
+def quantized_network(module: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of a network, deployed, with all of its convolutions in 8 bits; their ranges are those of ``images``
+    (n, 3, h, w). It can be trained: :func:`shipped` then gives the weights that have learned to be rounded."""
+    network = quantized(deploy(module))
+    observe(network, images)
+    return network
+
+
 def quantized(module: nn.Module) -> nn.Module:
     """``module``, changed in place, with all of its convolutions in 8 bits."""
     if isinstance(module, CONVOLUTIONS):
