@@ -13,14 +13,17 @@ from netgraft.devices.catalog import (
 )
 from netgraft.devices.check import DeviceCheck, check_device
 from netgraft.devices.device import (
+    HERE,
     Clock,
     Device,
     DeviceDescription,
     FileDevice,
     FormDevice,
+    PlacedDevice,
     ReducedDevice,
     Runnable,
     Unsupported,
+    place_of,
 )
 from netgraft.devices.fake import FakeClock, FakeDevice
 from netgraft.devices.far.remote import RemoteDevice
@@ -50,6 +53,7 @@ from netgraft.devices.qualcomm.qnn import Placement, QnnCompiler
 __all__ = [
     "DEVICES",
     "DRIFT_PERCENT",
+    "HERE",
     "AiHubDevice",
     "Clock",
     "Device",
@@ -68,6 +72,7 @@ __all__ = [
     "OnnxParts",
     "OnnxRuntimeDevice",
     "OpenVinoDevice",
+    "PlacedDevice",
     "Placement",
     "QnnCompiler",
     "QueueDevice",
@@ -88,6 +93,7 @@ __all__ = [
     "onnx_bytes",
     "open_compiler",
     "open_device",
+    "place_of",
     "quantize_onnx",
     "time_networks",
     "timed_kind",

@@ -170,6 +170,25 @@ class ReducedDevice(Device, Protocol):
         ...
 
 
+HERE = "this machine"
+"""The place of devices that run in this process, or whose networks are compiled by it for minutes."""
+
+
+@runtime_checkable
+class PlacedDevice(Device, Protocol):
+    """A device that is not here: other devices may be timed at the same time, except those of the same place."""
+
+    @property
+    def place(self) -> str:
+        """The machine that it is, or is in."""
+        ...
+
+
+def place_of(device: Device) -> str:
+    """The machine that a device occupies while it is timed."""
+    return device.place if isinstance(device, PlacedDevice) else HERE
+
+
 def read_network(path: Path) -> bytes:
     """The content of a network's file.
 

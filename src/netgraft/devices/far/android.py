@@ -130,6 +130,11 @@ class AndroidDevice:
         )
 
     @property
+    def place(self) -> str:
+        """See :class:`PlacedDevice`."""
+        return f"adb {self.phone.serial}"
+
+    @property
     def clock(self) -> Clock:
         return self._clock
 

@@ -106,6 +106,11 @@ class RemoteDevice(OnnxDevice):
         )
 
     @property
+    def place(self) -> str:
+        """See :class:`PlacedDevice`."""
+        return f"ssh {self.host}"
+
+    @property
     def clock(self) -> Clock:
         return self._clock
 
@@ -254,6 +259,11 @@ class RemoteInt8Device(Int8Device):
     def __init__(self, device: RemoteDevice, quantize: Quantize) -> None:
         super().__init__(device, quantize)
         self.remote = device
+
+    @property
+    def place(self) -> str:
+        """See :class:`PlacedDevice`."""
+        return self.remote.place
 
     def time(
         self, runnables: Mapping[K, Runnable], inputs: Mapping[K, Array], protocol: MeasureProtocol

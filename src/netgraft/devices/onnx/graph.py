@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from netgraft.devices.alone import ALONE
 from netgraft.devices.onnx.forms import use_convolution_forms
 from netgraft.errors import ExportError
 from netgraft.files import write_atomically
@@ -88,7 +89,7 @@ def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> 
     frozen = copy.deepcopy(module).eval().requires_grad_(False)
     shapes = {INPUT: _free_sides(module)} if dynamic else None
     try:
-        with _quiet(), torch.no_grad():
+        with ALONE, _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 frozen,
                 (example,),

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from netgraft.devices.alone import ALONE
 from netgraft.devices.device import Array
 from netgraft.devices.onnx.graph import INPUT
 from netgraft.devices.onnx.session import runtime_errors
@@ -34,7 +35,7 @@ def quantize_onnx(content: bytes, calibration: Array, nodes: Collection[str] | N
     from onnxruntime.quantization.quantize import quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, ALONE, _quiet():
         given, prepared, quantized = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "quantized"))
         given.write_bytes(content)
         try:

@@ -101,6 +101,11 @@ class AiHubDevice:
         )
 
     @property
+    def place(self) -> str:
+        """See :class:`PlacedDevice`."""
+        return f"Qualcomm AI Hub, {self.phone}"
+
+    @property
     def clock(self) -> Clock:
         return self._clock
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
 
+from netgraft.devices.alone import ALONE
 from netgraft.errors import DeviceError
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class HubClient:
         for wait_s in (*WAITS_S, None):
             try:
                 # It prints its news, in colors, whatever it was told.
-                with contextlib.redirect_stdout(io.StringIO()):
+                with ALONE, contextlib.redirect_stdout(io.StringIO()):
                     return make(self.client)
             except self.hub.client.RateLimitedError as error:
                 raise RateLimited(_told(error)) from error

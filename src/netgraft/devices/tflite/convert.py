@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraft.devices.alone import ALONE
 from netgraft.devices.device import Array
 from netgraft.errors import DeviceError, ExportError, first_line
 
@@ -41,7 +42,7 @@ def tflite_bytes(module: nn.Module, example: Tensor) -> bytes:
     """
     converter = _import_converter()
     frozen = with_quantizable_forms(module).eval().requires_grad_(False)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, ALONE, quiet():
         path = Path(folder) / "network.tflite"
         try:
             last = converter.to_channel_last_io(frozen, args=[0], outputs=[0])
@@ -90,7 +91,7 @@ def quantize_tflite(content: bytes, calibration: Array) -> bytes:
         ExportError: the quantizer rejects the network.
         DeviceError: the quantizer is not installed.
     """
-    with quiet():
+    with ALONE, quiet():
         try:
             from ai_edge_quantizer import quantizer, recipe
         except ImportError as error:
@@ -123,7 +124,7 @@ def _widest(ranges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _import_converter() -> Any:
-    with quiet():
+    with ALONE, quiet():
         try:
             import litert_torch
         except ImportError as error:

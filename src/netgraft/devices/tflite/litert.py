@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from netgraft.devices.alone import ALONE
 from netgraft.devices.device import (
     Array,
     Clock,
@@ -132,7 +133,7 @@ def open_interpreter(content: bytes, threads: int = 1) -> Any:
 
 def _import_interpreter() -> Any:
     try:
-        with quiet():
+        with ALONE, quiet():
             from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise DeviceError(f"LiteRT is missing ({error}): {INSTALL}") from error
