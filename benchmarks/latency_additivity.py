@@ -48,11 +48,11 @@ def gather(folder: Path, settings: dict[str, Any], networks: int, samples: int, 
     config = config.model_copy(update={"device": config.device.model_copy(update=settings)})
     run = Run(config, RunStore(folder), lambda stage, done, total: print(f"\r{stage} {done}/{total}   ", end=""))
     start = time.monotonic()
-    run.block_sessions = run.measure_blocks()
+    run.bench.block_sessions = run.bench.measure_blocks()
     tabled = time.monotonic()
     drawn = {str(number): row for number, row in enumerate(draw(run, folder, networks, seed))}
-    measured = run.measure_assignments(drawn, samples)
-    table = run.table_of(run.block_sessions, measured)
+    measured = run.bench.measure_assignments(drawn, samples)
+    table = run.bench.table_of(run.bench.block_sessions, measured)
     refused = sorted(name for name in drawn if isinstance(measured[name], Unsupported))
     print(f"\n{len(refused)} of {networks} networks diverged and were left out: {refused}" if refused else "")
     return {
@@ -62,7 +62,7 @@ def gather(folder: Path, settings: dict[str, Any], networks: int, samples: int, 
             for name, assignment in drawn.items()
             if isinstance(entry := measured[name], Latency)
         ],
-        "device": run.device.description.as_dict(),
+        "device": run.bench.device.description.as_dict(),
         "seconds": {"table": tabled - start, "networks": time.monotonic() - tabled},
     }
 
@@ -70,7 +70,7 @@ def gather(folder: Path, settings: dict[str, Any], networks: int, samples: int, 
 def draw(run: Run, folder: Path, networks: int, seed: int) -> list[Assignment]:
     """Distinct assignments: uniform, few changes to the teacher, few changes to a member of the front, by turns."""
     rng = np.random.default_rng([seed, 2026])
-    options = run.runnable
+    options = run.bench.runnable
     front = [row["assignment"] for row in json.loads((folder / "result.json").read_text())["front"]]
 
     def changed(start: Assignment, count: int) -> dict[str, str]:

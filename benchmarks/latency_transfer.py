@@ -70,7 +70,7 @@ def gather(name: str, folder: Path, samples: int) -> LatencyTable:
     if not kept.exists():
         config = RunConfig(device=DeviceConfig(name=name, samples=samples))
         run = Run(config, store, lambda stage, done, total: print(f"\r{name} {stage} {done}/{total}   ", end=""))
-        table = run.table_of(run.block_sessions, run.measure_assignments({}, samples))
+        table = run.bench.table_of(run.bench.block_sessions, run.bench.measure_assignments({}, samples))
         store.write(kept, table.to_json().encode())
     return LatencyTable.from_json(kept.read_text())
 

@@ -47,7 +47,7 @@ def build(folder: Path) -> dict[str, Any]:
     from netgraft.store import RunStore
 
     run = Run(RunConfig.model_validate_json((folder / "config.json").read_text()), RunStore(folder))
-    teacher, surrogates, latencies = run.teacher.module, run.surrogates.modules, run.latency_table
+    teacher, surrogates, latencies = run.teacher.module, run.surrogates.modules, run.bench.latency_table
     images = crops_of(run.config.data, "validation", count=CROPS, size=SIZE)
     calibration, _ = crops_of(run.config.data, "train", count=CROPS, size=SIZE, seed=1)
     most = CAPPED_LOSSES * REFERENCE_LOSSES * run.config.search.max_loss_db

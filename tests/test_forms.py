@@ -282,13 +282,13 @@ def test_a_kill_between_the_stages_costs_one_of_them(root: Path, folder: Path, m
     expected = refit(config, Path(shutil.copytree(folder, folder.with_name("other"))))
     device.calibrated_on.clear()
     calls: Counter[str] = Counter()
-    original = stages.run.evaluate
+    original = stages.scores.evaluate
 
     def counted(*args: Any) -> Any:
         calls["evaluate"] += 1
         return original(*args)
 
-    monkeypatch.setattr(stages.run, "evaluate", counted)
+    monkeypatch.setattr(stages.scores, "evaluate", counted)
     for stage, made, evaluated in (("export int8", 1, 0), ("evaluate int8", 2, 1)):
 
         def kill(now: str, done: int, total: int, stage: str = stage) -> None:
@@ -362,8 +362,8 @@ def test_a_real_device_evaluates_the_file_that_it_delivers(
     use(WithSingle(SingleDevice()), monkeypatch)
     run = Run(settings(root, name=name, calibration=2), RunStore(folder))
     run.exports  # noqa: B018
-    run.device = device
-    forms = run.forms
+    run.bench.device = device
+    forms = run.delivery.forms
     form, single = forms[precision]["student"], forms["fp32"]["student"]
     assert isinstance(form, Form)
     assert isinstance(single, Form)
@@ -374,15 +374,15 @@ def test_a_real_device_evaluates_the_file_that_it_delivers(
     whole = run.test_images[0]
     x = whole.degraded[:64, :64].astype(np.float32).transpose(2, 0, 1)[None] / 255
     y = runnable.run(x)
-    with run.restorer(form) as restorer:
+    with run.delivery.restorer(form) as restorer:
         restored = restorer(whole.degraded[:64, :64])
     np.testing.assert_array_equal(restored, np.rint(np.clip(y[0].transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8))
     in_single = onnxruntime.InferenceSession(folder / "export" / "student.onnx").run(["y"], {"x": x})[0]
     assert 0 < np.abs(np.clip(y, 0, 1) - np.clip(in_single, 0, 1)).max() < 0.1
     runnable.close()
-    scores = run.reduced_evaluations["student"]
+    scores = run.delivery.reduced_evaluations["student"]
     assert not isinstance(scores, str)
-    with run.restorer(form) as restorer:
+    with run.delivery.restorer(form) as restorer:
         by_hand = [psnr_db(restorer(image.degraded), image.clean) for image in run.test_images]
     assert [score.psnr_db for score in scores.scores] == by_hand
     assert scores.mean() != run.single_evaluations["student"].mean()

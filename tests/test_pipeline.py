@@ -104,7 +104,7 @@ def counting(patched: pytest.MonkeyPatch) -> Counter[str]:
     count(PrefixScores, "psnr_db", "quality")
     count(Finetuning, "_learn", "finetune")
     count(netgraft.export, "export", "export")
-    count(stages.run, "evaluate", "evaluate")
+    count(stages.scores, "evaluate", "evaluate")
     return calls
 
 
@@ -220,8 +220,8 @@ def test_a_long_front_is_measured_at_its_named_points_and_evenly_between(
         stop_reason="budget",
     )
     run.search, run.chosen = found, {"fastest": 0, "knee": 1, "chosen": 10}
-    monkeypatch.setattr(stages.run, "MOST_SHOWN", 5)
-    assert run.shown == [0, 1, 3, 5, 10]
+    monkeypatch.setattr(stages.delivery, "MOST_SHOWN", 5)
+    assert run.delivery.shown == [0, 1, 3, 5, 10]
 
 
 def test_the_student_is_the_fastest_within_the_limit(whole: Whole) -> None:
@@ -268,9 +268,9 @@ def test_a_session_on_a_slower_machine_is_told_apart(
 
     monkeypatch.setattr(stages.latency, "measure_modules", slower)
     run = opened(whole, copied)
-    assert run.latency_table.teacher.median_ms == pytest.approx(2 * whole.figures["teacher"]["latency_ms"]["median"])
-    drift = drift_percent(run.latency_table.reference_ms)
-    assert drift.keys() == {*run.block_sessions, "networks"}
+    assert run.bench.latency_table.teacher.median_ms == pytest.approx(2 * whole.figures["teacher"]["latency_ms"]["median"])
+    drift = drift_percent(run.bench.latency_table.reference_ms)
+    assert drift.keys() == {*run.bench.block_sessions, "networks"}
     assert drift.pop("networks") == pytest.approx(100)
     assert list(drift.values()) == pytest.approx([0] * len(drift), abs=1e-6)
     assert "in each: networks +100\N{NO-BREAK SPACE}% against" in (drift_warning(drift | {"networks": 100.0}) or "")
@@ -281,7 +281,7 @@ def test_options_are_judged_by_what_they_cost_inside_a_network(whole: Whole) -> 
     run = opened(whole, whole.out)
     assert not any(row.operator == "drop" for row in run.space.refused)
     again = opened(whole, whole.out)
-    again.latency_model = dataclasses.replace(run.latency_model, corrections={("map", "drop"): 1e6})
+    again.bench.latency_model = dataclasses.replace(run.bench.latency_model, corrections={("map", "drop"): 1e6})
     refused = {row.site: row.reason for row in again.space.refused if row.operator == "drop"}
     assert refused.keys() == {site.path for site in run.space.sites if site.kind == "block"}
     assert all(reason.startswith("keep is closer and faster") for reason in refused.values())
@@ -438,15 +438,15 @@ def test_a_finished_search_is_read_and_one_of_other_settings_is_not(
     assert len(other.search.costs) == BUDGET - 1
     assert methods == ["auto"]
     slower = opened(whole, copied)
-    table = slower.latency_table
+    table = slower.bench.latency_table
     path, name = slower.space.sites[0].path, slower.space.options[0][-1]
     key = (table.site_keys[path], name)
-    slower.latency_table = dataclasses.replace(
+    slower.bench.latency_table = dataclasses.replace(
         table, entries=dict(table.entries) | {key: dataclasses.replace(table.entries[key], median_ms=1e3)}
     )
     slower.space = again.space
     # Corrected by networks that were measured with the true latency, it would not be slower.
-    slower.latency_model = dataclasses.replace(again.latency_model, table=slower.latency_table, corrections={})
+    slower.bench.latency_model = dataclasses.replace(again.bench.latency_model, table=slower.bench.latency_table, corrections={})
     slow = slower.search.assignments[:, 0] == len(slower.space.options[0]) - 1
     assert (slower.search.costs[:, 1] > 1e3).tolist() == slow.tolist()
     assert not slow[slower.search.front].any()
@@ -464,7 +464,7 @@ class FileDevice(FakeDevice):
 def test_a_device_that_runs_files_times_what_ships(whole: Whole, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copied / "artifacts" / "measure")
     monkeypatch.setattr(stages.latency, "open_device", lambda name, threads: FileDevice())
-    timed = opened(whole, copied).final_latency
+    timed = opened(whole, copied).delivery.final_latency
     assert timed["teacher"].median_ms == pytest.approx(7.0)
     assert timed["student"].median_ms == pytest.approx(3.0)
 
@@ -633,7 +633,7 @@ def test_a_slow_option_that_is_small_stays_where_size_is_limited(whole: Whole, r
     corrections = {("map", "drop"): 1e6}
     for limits, stays in (({}, False), ({"max_params": 1e12}, True)):
         run = limited(whole, root, copied, **limits)
-        run.latency_model = dataclasses.replace(opened(whole, copied).latency_model, corrections=corrections)
+        run.bench.latency_model = dataclasses.replace(opened(whole, copied).bench.latency_model, corrections=corrections)
         offered = [
             "drop" in names
             for site, names in zip(run.space.sites, run.space.options, strict=True)

@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nn.init.normal_(net.ending.weight, std=0.02)
     save_weights(net, folder / "teacher.safetensors")
     run = Run(settings(folder), RunStore(folder / "base"), lambda *_: None)
-    table = run.table_of(run.block_sessions, run.measure_assignments({}, 1))
+    table = run.bench.table_of(run.bench.block_sessions, run.bench.measure_assignments({}, 1))
     (folder / "base.json").write_text(table.to_json())
     rng = np.random.default_rng(0)
     for name, spread in (("kin", 0.02), ("stranger", 2.0)):
@@ -61,16 +61,16 @@ def scaled(entry: Latency | Unsupported, factor: float) -> Latency:
 def opened(root: Path, out: Path, *tables: str, probes: int = 6) -> Run:
     base = [str(root / name) for name in tables]
     run = Run(settings(root, base_tables=base, probes=probes), RunStore(out), lambda *_: None)
-    assert isinstance(run.device, FakeDevice)
+    assert isinstance(run.bench.device, FakeDevice)
     # Five times as slow as the base device.
-    run.device.ms_per_gmac *= 5
+    run.bench.device.ms_per_gmac *= 5
     return run
 
 
 def test_a_device_like_the_base_is_predicted(root: Path, tmp_path: Path) -> None:
     run = opened(root, tmp_path, "base.json", "kin.json")
     base = LatencyTable.from_json((root / "base.json").read_text())
-    table = run.table_of(run.block_sessions, run.measure_assignments({}, 1))
+    table = run.bench.table_of(run.bench.block_sessions, run.bench.measure_assignments({}, 1))
     assert table.entries.keys() == base.entries.keys()
     measured = [key for key, entry in table.entries.items() if isinstance(entry, Latency) and not entry.predicted]
     assert len(measured) == 6
@@ -81,30 +81,30 @@ def test_a_device_like_the_base_is_predicted(root: Path, tmp_path: Path) -> None
     rows = json.loads(table.to_json())["entries"]
     assert sum(row.get("predicted", False) for row in rows) == len(rows) - 6
     assert LatencyTable.from_json(table.to_json()).entries == table.entries
-    assert "6 blocks that were measured" in (transfer_warning(run.transfer) or "")
+    assert "6 blocks that were measured" in (transfer_warning(run.bench.transfer) or "")
 
 
 def test_a_device_unlike_the_base_is_measured(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = opened(root, tmp_path, "stranger.json")
-    entries = [entry for session in run.block_sessions.values() for entry in session.values()]
+    entries = [entry for session in run.bench.block_sessions.values() for entry in session.values()]
     assert not any(isinstance(entry, Latency) and entry.predicted for entry in entries)
     assert "so all are measured: the predicted ranks" in caplog.text
-    assert "did not serve this device" in (transfer_warning(run.transfer) or "")
+    assert "did not serve this device" in (transfer_warning(run.bench.transfer) or "")
 
 
 def test_a_refused_probe_means_that_all_is_measured(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(root, tmp_path, "base.json", "kin.json")
-    monkeypatch.setattr(run, "_compile", lambda *_: Unsupported("no kernel"))
-    assert run.transfer is not None
-    assert run.transfer.prediction is None
-    assert "(no kernel), and what it refuses cannot be foreseen" in (run.transfer.reason or "")
+    monkeypatch.setattr(run.bench, "_compile", lambda *_: Unsupported("no kernel"))
+    assert run.bench.transfer is not None
+    assert run.bench.transfer.prediction is None
+    assert "(no kernel), and what it refuses cannot be foreseen" in (run.bench.transfer.reason or "")
 
 
 def test_without_base_tables_nothing_changes(root: Path, tmp_path: Path) -> None:
     run = opened(root, tmp_path)
-    assert run.transfer is None
+    assert run.bench.transfer is None
     assert transfer_warning(None) is None
 
 
@@ -117,7 +117,7 @@ def test_bad_base_tables_are_refused_in_one_line(root: Path, tmp_path: Path) -> 
             (tmp_path / name).write_text(text)
         run = Run(settings(root, base_tables=[str(tmp_path / name)]), RunStore(tmp_path / "run"), lambda *_: None)
         with pytest.raises(kind, match=words):
-            run.transfer  # noqa: B018
+            run.bench.transfer  # noqa: B018
 
     refused("none.json", None, StoreError, "none.json: cannot be read")
     refused("odd.json", "{}", StoreError, "odd.json: this is no latency table")

@@ -49,10 +49,10 @@ def main() -> None:
         for i, a in enumerate(points)
     ]
     before, after = (np.array([row[state] for row in scored]) for state in ("before", "after"))
-    latency = np.array([run.latency_table.additive_ms(a) for a in points])
+    latency = np.array([run.bench.latency_table.additive_ms(a) for a in points])
     measured: list[list[float]] | None = None
     if args.samples:
-        timing = {"samples": args.samples, "points": points, "device": run.device.description.as_dict()}
+        timing = {"samples": args.samples, "points": points, "device": run.bench.device.description.as_dict()}
         rows = study.unit("measured", timing, partial(_measured, study, points))
         measured = [rows[str(i)] for i in range(len(points))]
         latency = np.array([row[0] for row in measured])

@@ -65,7 +65,7 @@ def main() -> None:
     errors = run.surrogates.errors
     proxies = {
         "feature_error": np.array([-sum(errors[item] for item in a.items()) for a in assignments]),
-        "latency": np.array([run.latency_table.additive_ms(a) for a in assignments]),
+        "latency": np.array([run.bench.latency_table.additive_ms(a) for a in assignments]),
     }
     names = {**STATES, "feature_error": "summed feature error", "latency": "latency: slower is better"}
     taus = {}

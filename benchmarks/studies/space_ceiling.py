@@ -61,7 +61,7 @@ def main() -> None:
         for without in ((), (REMOVES,)):
             records.append(_ceiling(run, macs, places, without))
     if study.args.samples:
-        key = {"samples": study.args.samples, "device": run.device.description.as_dict()}
+        key = {"samples": study.args.samples, "device": run.bench.device.description.as_dict()}
         measured = study.unit("measured", key, partial(_measured, study, records))
         for number, row in enumerate(records):
             row["measured_ms"] = measured[str(number)]
@@ -82,12 +82,12 @@ def main() -> None:
         ]
         rows.append(cells + ([f"{row['measured_saving_percent']:.1f} %"] if study.args.samples else []))
     record = {
-        "teacher": {"macs": sum(macs["whole"].values()), "latency_ms": run.latency_table.teacher.median_ms},
-        "latency_device": dict(run.latency_table.device),
-        "rest_ms": run.latency_table.rest_ms,
+        "teacher": {"macs": sum(macs["whole"].values()), "latency_ms": run.bench.latency_table.teacher.median_ms},
+        "latency_device": dict(run.bench.latency_table.device),
+        "rest_ms": run.bench.latency_table.rest_ms,
         "spaces": [{k: v for k, v in row.items() if k != "assignment"} for row in records],
     }
-    device = run.latency_table.device
+    device = run.bench.latency_table.device
     timed_on = f"latency: {device['backend']}, {device['threads']} thread(s), {run.config.size[0]}x{run.config.size[1]}"
     study.finish(columns, rows, record, _draw(records, timed_on))
 
@@ -129,7 +129,7 @@ def _macs(run: Run) -> dict[str, dict[str, int]]:
 
 
 def _ceiling(run: Run, macs: dict[str, dict[str, int]], places: Places, without: tuple[str, ...]) -> dict[str, object]:
-    table = run.latency_table
+    table = run.bench.latency_table
     choices = {site.path: [n for n in options_for(site, run.pool) if n not in without] for site in places.open}
 
     def cheapest(cost: Callable[[str, str], float]) -> dict[str, str]:

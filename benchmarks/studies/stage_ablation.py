@@ -114,12 +114,12 @@ class Ablation:
         return {
             "assignments": chosen,
             "loss_db": [self.loss_db(variant, a) for a in chosen],
-            "latency_ms": [run.latency_table.additive_ms(a) for a in chosen],
+            "latency_ms": [run.bench.latency_table.additive_ms(a) for a in chosen],
         }
 
     def _searched(self, variant: str, seed: int) -> Evaluated:
         run = self.runs[variant]
-        sites, names, table = run.space.sites, run.space.options, run.latency_table
+        sites, names, table = run.space.sites, run.space.options, run.bench.latency_table
         fixed = table.fixed_ms([site.path for site in sites]) / len(sites)
         known = [[table.operator_ms(s.path, n) + fixed for n in own] for s, own in zip(sites, names, strict=True)]
         reference_db = REFERENCE_LOSSES * run.config.search.max_loss_db
@@ -151,7 +151,7 @@ def main() -> None:
     judges = Judges.of(args.root, "test", count=args.crops, side=args.side)
     ablation = Ablation(study)
     tuning = FinetuneConfig(steps=args.steps, batch=args.batch, crop=args.crop)
-    teacher_ms = run.latency_table.teacher.median_ms
+    teacher_ms = run.bench.latency_table.teacher.median_ms
     judged = {"crops": args.crops, "side": args.side}
     teacher = np.array(study.unit("teacher", judged, lambda: judges.psnr_db(run.teacher.module).tolist()))
 
@@ -227,7 +227,7 @@ def _same_space(first: Run, second: Run) -> bool:
 
 def _greedy(run: Run, budget: int) -> list[dict[str, str]]:
     """Two walks from the least to the most salient site, by the fastest and by the closest operator."""
-    scores, table, errors = run.saliency[run.config.space.protect_by], run.latency_table, run.surrogates.errors
+    scores, table, errors = run.saliency[run.config.space.protect_by], run.bench.latency_table, run.surrogates.errors
     open_sites = [(s.path, names[1:]) for s, names in zip(run.space.sites, run.space.options, strict=True) if names[1:]]
     salient = {site.path: score for site, score in zip(run.sites, scores, strict=True)}
     open_sites.sort(key=lambda entry: salient[entry[0]])
@@ -255,7 +255,7 @@ def _scores(
     tuned = finetuned(run, start, tuning, seed=run.config.seed + 1)
     return {
         "assignment": assignment,
-        "latency_ms": run.latency_table.additive_ms(assignment),
+        "latency_ms": run.bench.latency_table.additive_ms(assignment),
         "before": judges.psnr_db(start).tolist(),
         "after": judges.psnr_db(tuned).tolist(),
     }
@@ -301,7 +301,7 @@ def _row(variant: str, budget: float, row: dict[str, Any] | None) -> list[str]:
 
 def _measured(study: Study, ablation: Ablation, searched: Mapping[tuple[str, int], Evaluated]) -> dict[str, Any]:
     """The chosen networks of the first seed, whole and in turns."""
-    teacher_ms = study.run.latency_table.teacher.median_ms
+    teacher_ms = study.run.bench.latency_table.teacher.median_ms
     picks = {
         (variant, budget): pick
         for budget in study.args.budgets
@@ -313,7 +313,7 @@ def _measured(study: Study, ablation: Ablation, searched: Mapping[tuple[str, int
         networks = {f"{variant} {budget}": ablation.network(variant, a) for (variant, budget), a in picks.items()}
         return study.latencies_ms({"teacher": study.run.teacher.module} | networks, study.args.samples)
 
-    key = {"samples": study.args.samples, "device": study.run.device.description.as_dict()}
+    key = {"samples": study.args.samples, "device": study.run.bench.device.description.as_dict()}
     return study.unit("measured", key | {"picks": [[*name, a] for name, a in picks.items()]}, timed)
 
 

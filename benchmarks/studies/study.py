@@ -71,7 +71,7 @@ class Study:
         """Median and quartiles of whole networks in their deployed form, measured in turns in one session."""
         example = self.run._example()
         timed = measure_modules(
-            self.run.device,
+            self.run.bench.device,
             {name: (deploy(network), example) for name, network in networks.items()},
             MeasureProtocol(samples=samples, seed=self.config.seed),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from netgraft.data.images import DataConfig
 from netgraft.devices import timed_kind
@@ -94,6 +94,8 @@ class DeviceConfig(_Strict):
 
     name: str = "onnxruntime"
     """``backend[:hardware][:precision]``, one of those that ``netgraft devices`` lists."""
+    also: tuple[str, ...] = ()
+    """Further devices, which the student is to be fast on as well."""
     threads: int = Field(1, ge=1)
     """Threads that one network runs on."""
     samples: int = Field(20, ge=1)
@@ -119,6 +121,20 @@ class DeviceConfig(_Strict):
         timed_kind(name)
         return name
 
+    @field_validator("also")
+    @classmethod
+    def _others(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for number, name in enumerate(names):
+            timed_kind(name)
+            if name in (info.data.get("name"), *names[:number]):
+                raise ConfigError(f"the device {name} is named twice: each can be named once")
+        return names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All devices, the first one first."""
+        return (self.name, *self.also)
+
 
 class SearchConfig(_Strict):
     """How the assignments are searched."""
@@ -138,10 +154,13 @@ class SearchConfig(_Strict):
     """Features that are kept between evaluations, in MiB at most; changes the time that they take, not the results."""
     max_loss_db: float = Field(1.0, gt=0)
     """The student is the fastest assignment that loses at most this, before it is fine-tuned."""
+    joint: Literal["slowest", "each"] = "each"
+    """What is minimized beside the loss where there are several devices: the slowest's latency, as a share of the
+    teacher's there, or each one's."""
     choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"
     """Which point of the front becomes the student."""
     max_latency_ms: float | None = Field(None, gt=0)
-    """Hard limit of the student: its predicted latency, whole, on the device."""
+    """Hard limit of the student: its predicted latency, whole, on each device."""
     max_macs: float | None = Field(None, gt=0)
     """Hard limit of the student: its multiply-accumulates, deployed, at the profiled size."""
     max_params: float | None = Field(None, gt=0)

@@ -10,43 +10,46 @@ from netgraft.devices.arm.ethos_u import EthosUDevice
 from netgraft.evaluate import Evaluation
 from netgraft.export import Export
 from netgraft.precision import SINGLE, Comparison
-from netgraft.stages import Run
+from netgraft.stages.delivery import SHIPPED, Delivery
 from netgraft.stages.forms import CALIBRATION_SEED, Form, NoForm
-from netgraft.stages.run import SHIPPED
 
 
-def precision(run: Run) -> dict[str, Any]:
+def precision(delivery: Delivery) -> dict[str, Any]:
     """In which precision teacher and student are delivered, and what every one that the device runs achieves."""
-    found: dict[str, Any] = {"device": run.device_precision, "delivered": run.precision.form, "judged": run.judged}
-    if not run.judged:
+    found: dict[str, Any] = {
+        "device": delivery.device_precision,
+        "delivered": delivery.precision.form,
+        "judged": delivery.judged,
+    }
+    if not delivery.judged:
         return found
     found |= {
-        "as_asked": run.precision.as_asked,
-        "reason": run.precision.reason,
-        "max_loss_db": run.config.device.max_precision_loss_db,
+        "as_asked": delivery.precision.as_asked,
+        "reason": delivery.precision.reason,
+        "max_loss_db": delivery.stages.config.device.max_precision_loss_db,
     }
-    if isinstance(run.compared, Comparison):
+    if isinstance(delivery.compared, Comparison):
         found |= {
-            "student_loss_db": run.compared.loss_db,
-            "student_loss_interval_db": list(run.compared.loss_interval_db),
-            "student_speedup": run.compared.speedup,
+            "student_loss_db": delivery.compared.loss_db,
+            "student_loss_interval_db": list(delivery.compared.loss_interval_db),
+            "student_speedup": delivery.compared.speedup,
         }
     for name in SHIPPED:
         found[name] = {
-            form: _form(run, form, name)
-            for form in (SINGLE, run.device_precision)
-            if form == SINGLE or form in run.forms
+            form: _form(delivery, form, name)
+            for form in (SINGLE, delivery.device_precision)
+            if form == SINGLE or form in delivery.forms
         }
     return found
 
 
-def _form(run: Run, precision: str, name: str) -> dict[str, Any]:
+def _form(delivery: Delivery, precision: str, name: str) -> dict[str, Any]:
     """What the teacher or the student, by name, achieves in a precision."""
-    form = run.forms.get(precision, {}).get(name, run.exports[name])
-    scores = run.single_evaluations[name] if precision == SINGLE else run.reduced_evaluations[name]
+    form = delivery.forms.get(precision, {}).get(name, delivery.stages.exports[name])
+    scores = delivery.stages.single_evaluations[name] if precision == SINGLE else delivery.reduced_evaluations[name]
     if isinstance(form, NoForm) or isinstance(scores, str):
         return {"refused": form.reason if isinstance(form, NoForm) else scores}
-    latency = run.latencies.get(precision, {}).get(name)
+    latency = delivery.latencies.get(precision, {}).get(name)
     row = {
         **quality_of(scores),
         "latency_ms": None if latency is None else latency_of(latency),
@@ -82,28 +85,30 @@ def precision_warning(precision: Mapping[str, Any]) -> str | None:
     return reason
 
 
-def judged_form(run: Run) -> str:
+def judged_form(delivery: Delivery) -> str:
     """What it is that was scored as teacher and student."""
-    if run.precision.form == SINGLE:
+    if delivery.precision.form == SINGLE:
         return "the exported ONNX files"
-    return f"{form_names(run)}, as {run.device.description.backend} computes them in {run.precision.form}"
+    return (
+        f"{form_names(delivery)}, as {delivery.device.description.backend} computes them in {delivery.precision.form}"
+    )
 
 
-def form_names(run: Run) -> str:
+def form_names(delivery: Delivery) -> str:
     """The files that are delivered, in words."""
-    return " and ".join(f"export/{file_names(run.delivered(name))[0]}" for name in SHIPPED)
+    return " and ".join(f"export/{file_names(delivery.delivered(name))[0]}" for name in SHIPPED)
 
 
-def precision_protocol(run: Run) -> dict[str, Any]:
+def precision_protocol(delivery: Delivery) -> dict[str, Any]:
     """How the figures in the device's own precision came about."""
-    config, (h, w) = run.config.device, run.config.size
+    config, (h, w) = delivery.stages.config.device, delivery.stages.config.size
     return {
         "calibration": "none: the device computes the exported files in fewer bits"
-        if not isinstance(run.device, FormDevice)
+        if not isinstance(delivery.device, FormDevice)
         else f"{config.calibration} degraded training crops of {h}x{w}, spread evenly over the images, "
         f"seed {CALIBRATION_SEED}; the first once more, stretched from black to white",
         "computed by": "the runtime on this machine, not the NPU: its 8-bit arithmetic is the same up to rounding"
-        if isinstance(run.device, EthosUDevice)
+        if isinstance(delivery.device, EthosUDevice)
         else "the device's own runtime",
         "delivered": f"fewer bits, if they cost at most {config.max_precision_loss_db:g} dB on the test images "
         f"and are measurably faster (upper quartile below the lower one in {SINGLE}); else {SINGLE} where the device "

@@ -38,29 +38,25 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.protection  # which of them keep the teacher's block
         run.check_counts()  # whether its limits can be met at all
         run.surrogates  # a replacement for every operator at every site, trained on the teacher's features
-        write_table(run)  # what each of them costs on the device
-        run.additivity  # whether block latencies add up to whole networks
+        profile(run)  # what each of them costs on each device, and whether block latencies add up to whole networks
         run.space  # the options that are worth searching
         run.search  # the front of quality against latency, from what each is foreseen to lose; no network trained
         run.baselines  # the same by other methods, where asked for
         run.finetuned  # the chosen one, fine-tuned from end to end
         run.exports  # as files that ship, with parity
-        run.forms  # and in the device's own precision, where that has fewer bits
         run.single_evaluations  # on test images, by which nothing but the precision is chosen
-        run.reduced_evaluations  # on the same, through the device's runtime
-        run.final_latency  # teacher and student, whole, in turns, in the precision that is delivered
+        for delivery in run.deliveries:
+            delivery.forms  # and in each device's own precision, where that has fewer bits
+            delivery.reduced_evaluations  # on the same, through the device's runtime
+        run.measured  # teacher and student, whole, in turns, in the precision that is delivered, on each device
         return write_report(run)
 
 
-def write_table(run: Run) -> None:
-    """Write ``latency_table.json``, which other devices' runs may take as a base."""
-    run.store.write(run.store.root / "latency_table.json", run.latency_table.to_json().encode())
-
-
 def profile(run: Run) -> None:
-    """Measure the blocks and whole networks, and write the table."""
-    write_table(run)
-    run.additivity
+    """Measure the blocks and whole networks, and write the tables, which other devices' runs may take as a base."""
+    for bench in run.profiled:
+        run.store.write(run.store.root / bench.table_file, bench.latency_table.to_json().encode())
+        bench.additivity
 
 
 def write_report(run: Run) -> dict[str, Any]:
@@ -78,7 +74,7 @@ STAGES: Mapping[str, Callable[[Run], Any]] = MappingProxyType(
         "profile": profile,
         "search": lambda run: run.search,
         "finetune": lambda run: run.finetuned,
-        "export": lambda run: (run.exports, run.forms),
+        "export": lambda run: (run.exports, [delivery.forms for delivery in run.deliveries]),
         "report": write_report,
     }
 )

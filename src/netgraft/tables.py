@@ -14,8 +14,9 @@ from netgraft.devices import Latency, Unsupported, drift_percent
 from netgraft.sites import KEEP
 from netgraft.stages import Run
 from netgraft.stages.forms import NoForm
+from netgraft.stages.joint import LOSS
 from netgraft.stages.transfer import transfer_figures
-from netgraft.summary import drift_warning, transfer_warning
+from netgraft.summary import drift_warning, lost_warnings, transfer_warning
 
 
 def result_table(figures: Mapping[str, Any]) -> Table:
@@ -30,6 +31,7 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     table.add_row("macs", "", *(f"{row['macs'] / 1e9:.3f} G" for row in (teacher, student)))
     table.add_row("params", "", *(f"{row['params'] / 1e6:.3f} M" for row in (teacher, student)))
     table.add_row("fp32 parity", "", *(f"{row['parity_max_abs']:.1e}" for row in (teacher, student)))
+    _add_devices(table, figures["devices"])
     _add_precisions(table, figures["precision"])
     speed = teacher["latency_ms"]["median"] / student["latency_ms"]["median"]
     table.caption = (
@@ -48,6 +50,19 @@ def result_table(figures: Mapping[str, Any]) -> Table:
 def _latency(row: Mapping[str, Any]) -> str:
     ms = row.get("latency_ms")
     return "" if ms is None else f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"
+
+
+def _add_devices(table: Table, devices: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each device, where there are several."""
+    if len(devices) > 1:
+        table.add_section()
+        for row in devices:
+            table.add_row(
+                f"latency_ms, {row['name']}",
+                f"{row['speedup']:.2f}x",
+                _latency(row["teacher"]),
+                _latency(row["student"]),
+            )
 
 
 def _add_precisions(table: Table, precision: Mapping[str, Any]) -> None:
@@ -118,31 +133,35 @@ def _distill(run: Run) -> tuple[Table, Any]:
 
 
 def _profile(run: Run) -> tuple[Table, Any]:
-    found = run.latency_table
     names = [KEEP, *run.pool]
-    table = _table("shape", *names)
-    for shape in dict.fromkeys(found.site_keys.values()):
-        cells = []
-        for name in names:
-            entry = found.entries.get((shape, name))
-            cells.append(_cell(entry))
-        table.add_row(shape, *cells)
-    check, ceiling, drift = run.additivity, run.ceiling, drift_percent(found.reference_ms)
-    table.caption = (
-        f"median ms; whole teacher {found.teacher.median_ms:.1f} ms; {len(check.pairs)} whole networks: sums of blocks "
-        f"are off by {check.mape_percent:.1f} % (Spearman {check.spearman:.2f}), "
-        f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
-        f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of the "
-        f"latency ({ceiling.fastest_ms:.1f} ms)"
-    ) + _warnings([warning for warning in (drift_warning(drift), transfer_warning(run.transfer)) if warning])
-    document = {
-        **dataclasses.asdict(check),
-        "ceiling": dataclasses.asdict(ceiling),
-        "drift_percent": drift,
-        "transfer": transfer_figures(run.transfer),
-        "latency_model": run.latency_model.as_dict(),
-    }
-    return table, document
+    table = _table(*(["device"] if run.several else []), "shape", *names)
+    captions, documents = [], {}
+    for bench in run.profiled:
+        found = bench.latency_table
+        for shape in dict.fromkeys(found.site_keys.values()):
+            cells = (_cell(found.entries.get((shape, name))) for name in names)
+            table.add_row(*([bench.name] if run.several else []), shape, *cells)
+        check, ceiling, drift = bench.additivity, run.ceiling_on(bench), drift_percent(found.reference_ms)
+        caption = (
+            f"median ms; whole teacher {found.teacher.median_ms:.1f} ms; {len(check.pairs)} whole networks: sums of "
+            f"blocks are off by {check.mape_percent:.1f} % (Spearman {check.spearman:.2f}), "
+            f"corrected {check.corrected_mape_percent:.1f} % (Spearman {check.corrected_spearman:.2f}); "
+            f"this space can save at most {100 * ceiling.macs:.0f} % of the MACs and {100 * ceiling.latency:.0f} % of "
+            f"the latency ({ceiling.fastest_ms:.1f} ms)"
+        )
+        warnings = [warning for warning in (drift_warning(drift), transfer_warning(bench.transfer)) if warning]
+        captions.append(bench.told(caption) + _warnings(list(map(bench.told, warnings))))
+        documents[bench.name] = {
+            **dataclasses.asdict(check),
+            "ceiling": dataclasses.asdict(ceiling),
+            "drift_percent": drift,
+            "transfer": transfer_figures(bench.transfer),
+            "latency_model": bench.latency_model.as_dict(),
+        }
+    lost = lost_warnings(run.lost)
+    table.caption = "\n".join(captions) + _warnings(lost)
+    first = documents[run.bench.name]
+    return table, {**first, "devices": documents, "warnings": lost} if run.several else first
 
 
 def _cell(entry: Latency | Unsupported | None) -> str:
@@ -152,28 +171,36 @@ def _cell(entry: Latency | Unsupported | None) -> str:
 
 
 def _search(run: Run) -> tuple[Table, Any]:
-    table = _table("point", "loss dB", "latency ms", "sites changed")
+    names = [bench.name for bench in run.profiled]
+    table = _table("point", "loss dB", *_latency_columns(names), "sites changed")
     labels: dict[int, list[str]] = {}
     for label, index in run.chosen.items():
         labels.setdefault(index, []).append(label)
     rows = []
-    for index in run.search.front:
-        loss, latency = run.search.costs[index]
+    for index in run.search.front.tolist():
+        loss, latency_ms = float(run.search.costs[index, LOSS]), run.latency_ms[index].tolist()
         changed = int(np.count_nonzero(run.search.assignments[index]))
-        table.add_row(", ".join(labels.get(int(index), [])), f"{loss:.3f}", f"{latency:.1f}", str(changed))
-        rows.append(
-            {
-                "assignment": run.name_row(run.search.assignments[index].tolist()),
-                "quality_loss_db": float(loss),
-                "latency_ms": float(latency),
-            }
-        )
+        cells = [f"{ms:.1f}" for ms in latency_ms] + ([f"{run.latency[index]:.3f}"] if run.several else [])
+        table.add_row(", ".join(labels.get(index, [])), f"{loss:.3f}", *cells, str(changed))
+        row = {
+            "assignment": run.name_row(run.search.assignments[index].tolist()),
+            "quality_loss_db": loss,
+            "latency_ms": latency_ms[0],
+        }
+        if run.several:
+            row |= {"slowest": float(run.latency[index]), "devices_ms": dict(zip(names, latency_ms, strict=True))}
+        rows.append(row)
     warnings = list(filter(None, [run.choice_warning]))
     limits = f"; within {', '.join(map(str, run.limits))}" if run.limits else ""
     table.caption = f"{len(run.search.costs)} evaluations; interactions: {run.search.regime}{limits}" + _warnings(
         warnings
     )
     return table, {"front": rows, "chosen": run.chosen, "warnings": warnings}
+
+
+def _latency_columns(devices: Sequence[str]) -> list[str]:
+    """Of several devices also the slowest's share of the teacher's latency."""
+    return ["latency ms"] if len(devices) == 1 else [*(f"{name} ms" for name in devices), "slowest / teacher"]
 
 
 def _finetune(run: Run) -> tuple[Table, Any]:
@@ -191,19 +218,23 @@ def _export(run: Run) -> tuple[Table, Any]:
     for name, export in run.exports.items():
         table.add_row(name, str(export.fixed), f"{export.size_bytes / 1e6:.1f}", f"{export.parity_max_abs:.1e}")
         document[name] = {key: str(value) for key, value in dataclasses.asdict(export).items()}
-    for precision, forms in run.forms.items():
-        for name, form in forms.items():
-            label = f"{name}, {precision}"
-            if isinstance(form, NoForm):
-                table.add_row(label, "refused", "", "")
-                document[label] = {"refused": form.reason}
-                continue
-            table.add_row(label, str(form.files[0]), f"{form.size_bytes / 1e6:.1f}", f"{form.difference_max_abs:.1e}")
-            document[label] = {
-                "files": [str(path) for path in form.files],
-                "difference_max_abs": form.difference_max_abs,
-                "difference_rms": form.difference_rms,
-            }
+    reduced = [
+        (delivery.bench.told(f"{name}, {precision}"), form)
+        for delivery in run.deliveries
+        for precision, forms in delivery.forms.items()
+        for name, form in forms.items()
+    ]
+    for label, form in reduced:
+        if isinstance(form, NoForm):
+            table.add_row(label, "refused", "", "")
+            document[label] = {"refused": form.reason}
+            continue
+        table.add_row(label, str(form.files[0]), f"{form.size_bytes / 1e6:.1f}", f"{form.difference_max_abs:.1e}")
+        document[label] = {
+            "files": [str(path) for path in form.files],
+            "difference_max_abs": form.difference_max_abs,
+            "difference_rms": form.difference_rms,
+        }
     return table, document
 
 

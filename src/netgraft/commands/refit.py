@@ -21,6 +21,12 @@ Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, ful
 TeacherFile = Annotated[
     Path | None, typer.Option("--teacher", help="A NAFNet checkpoint; by default the embedded one.")
 ]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", help="A device of `netgraft devices`; again for each further one that the student is to be fast on."
+    ),
+]
 MaxLoss = Annotated[
     float | None,
     typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
@@ -56,6 +62,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
         config: Config = None,
         preset: Preset = None,
         teacher: TeacherFile = None,
+        device: Devices = None,
         max_loss_db: MaxLoss = None,
         max_latency_ms: MaxLatency = None,
         max_macs: MaxMacs = None,
@@ -70,6 +77,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
             config,
             preset,
             teacher,
+            device,
             base,
             max_loss_db=max_loss_db,
             max_latency_ms=max_latency_ms,
@@ -124,6 +132,7 @@ def _config(
     path: Path | None,
     preset: str | None,
     teacher: Path | None,
+    devices: list[str] | None,
     base: list[Path] | None,
     **search: float | None,
 ) -> RunConfig:
@@ -148,6 +157,8 @@ def _config(
     values = config.model_dump(mode="json")
     if teacher is not None:
         values["teacher"]["path"] = str(teacher)
+    if devices:
+        values["device"] |= {"name": devices[0], "also": devices[1:]}
     if base:
         values["device"]["base_tables"] = [str(table) for table in base]
     values["search"] |= {name: value for name, value in search.items() if value is not None}

@@ -1,10 +1,12 @@
 """The stages of a run over its run folder: each computes its artifact once, and continues where it was stopped.
 
-    folder -> teacher -> surrogates -> latency -> transfer -> whole -> space -> judge -> search -> student -> run
+    folder -> teacher -> surrogates -> devices -> space -> joint -> judge -> search -> student -> scores -> run
 
 Each module adds its artifacts to those of the one before it, as attributes of a class that extends it; ``Run`` has
-them all. A stage pulls in what it needs, so asking for the last one runs all of them. Nothing is decided here that
-the library does not decide; this is where it meets configuration, storage and progress.
+them all. What a device has for itself are two objects: a ``Bench``, before the search (latency -> transfer -> whole),
+and a ``Delivery`` after it (forms -> delivery). A stage pulls in what it needs, so asking for the last one runs all of
+them. Nothing is decided here that the library does not decide; this is where it meets configuration, storage and
+progress.
 """
 
 from netgraft.stages.folder import Progress, silent

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from netgraft.export import Export
 from netgraft.nets.blocks import deploy
 from netgraft.precision import SINGLE
 from netgraft.restore import Restorer, open_restorer
-from netgraft.stages.student import StudentStages, digest_of_files
+from netgraft.stages.scores import ScoreStages
+from netgraft.stages.student import digest_of_files
+from netgraft.stages.unlocked import unlocked
+from netgraft.stages.whole import Bench
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,17 @@ class NoForm:
     reason: str
 
 
-class FormStages(StudentStages):
-    """From the networks to what the device runs of them, in its own precision and, to compare, in fp32."""
+class Forms:
+    """From the networks to what a device runs of them, in its own precision and, to compare, in fp32."""
+
+    def __init__(self, stages: ScoreStages, bench: Bench) -> None:
+        self.stages = stages
+        self.bench = bench
+
+    @property
+    def device(self) -> Device:
+        """See :class:`Bench`."""
+        return self.bench.device
 
     @property
     def device_precision(self) -> str:
@@ -76,7 +88,7 @@ class FormStages(StudentStages):
         """Whether the device computes in fewer bits, and lets whole networks be judged so."""
         return self.device_precision != SINGLE and isinstance(self.device, FormDevice | FileDevice)
 
-    @cached_property
+    @unlocked
     def single(self) -> Device | None:
         """The device in single precision, where that is another one and it has that."""
         if not (self.judged and isinstance(self.device, ReducedDevice)):
@@ -84,16 +96,16 @@ class FormStages(StudentStages):
         single = self.device.single
         return single if isinstance(single, FormDevice | FileDevice) else None
 
-    @cached_property
+    @unlocked
     def quantization_crops(self) -> Tensor:
         """The images that networks are quantized on, (n + 1, 3, h, w): what they never reach is cut off, so that
         the first crop comes once more, stretched from black to white."""
-        count, size = self.config.device.calibration, self.config.size
-        degraded, _ = crops_of(self.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
+        count, size = self.stages.config.device.calibration, self.stages.config.size
+        degraded, _ = crops_of(self.stages.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
         low, high = degraded[:1].min(), degraded[:1].max()
         return torch.cat([degraded, (degraded[:1] - low) / (high - low).clamp_min(1e-3)])
 
-    @cached_property
+    @unlocked
     def forms(self) -> dict[str, dict[str, Form | NoForm]]:
         """By precision and network: what the device runs, in :data:`SINGLE` as well if it runs that. Empty where it
         computes in fp32 alone, or cannot be judged: then the exported ONNX files are all that there is.
@@ -104,37 +116,39 @@ class FormStages(StudentStages):
         if not self.judged:
             return {}
         devices = {self.device_precision: self.device} | ({SINGLE: self.single} if self.single is not None else {})
-        modules = {"teacher": self.teacher.module, "student": self.finetuned[0]}
+        modules = {"teacher": self.stages.teacher.module, "student": self.stages.finetuned[0]}
         found: dict[str, dict[str, Form | NoForm]] = {}
         # The fp32 files come first: they are what some devices open.
-        exports = self.exports
-        with self._timed("export"):
+        exports = self.stages.exports
+        with self.stages._timed("export"):
             for precision, device in devices.items():
                 found[precision] = {}
                 for name, module in modules.items():
-                    self.progress(f"export {precision}", len(found[precision]), len(modules))
+                    self.bench.progress(f"export {precision}", len(found[precision]), len(modules))
                     found[precision][name] = self._form(name, module, precision, device, exports[name].fixed)
         refused = {precision: _refusals(forms) for precision, forms in found.items()}
         if refused.get(SINGLE):
             log.warning("no comparison with %s on the device: %s", SINGLE, refused[SINGLE])
             del found[SINGLE]
         if refused[self.device_precision] and SINGLE not in found:
-            raise DeviceError(f"the device does not run the networks: {refused[self.device_precision]}")
+            raise DeviceError(
+                self.bench.told(f"the device does not run the networks: {refused[self.device_precision]}")
+            )
         return found
 
     def _form(self, name: str, module: nn.Module, precision: str, device: Device, fixed: Path) -> Form | NoForm:
         """One network in one precision; its files are made anew where they are not those that were checked."""
-        folder, key = fixed.parent, self._form_key(name, device)
+        folder, key = fixed.parent, self.form_key(name, device)
 
         def make() -> dict[str, Any]:
             paths = [fixed]
             try:
                 if isinstance(device, FormDevice):
                     content = device.form(deploy(module), self.quantization_crops[:1], self.quantization_crops)
-                    paths = [folder / f"{name}.{ending}" for ending in content]
+                    paths = [folder / f"{name}{self.bench.tag}.{ending}" for ending in content]
                     for path, data in zip(paths, content.values(), strict=True):
-                        self.store.write(path, data)
-                found = _compared(partial(_open, device, paths[0]), module, precision, self._checked_on)
+                        self.stages.store.write(path, data)
+                found = compared_on(partial(_open, device, paths[0]), module, precision, self.checked_on)
             except ExportError as error:
                 found = {"refused": str(error)}
             except BaseException:
@@ -146,7 +160,9 @@ class FormStages(StudentStages):
                 return {**found, "files": [], "content": digest_of_files()}
             return {**found, "files": [path.name for path in paths], "content": digest_of_files(*paths)}
 
-        stored = self._with_files(f"export/{name}.{precision}", key, make, lambda row: _paths(folder, row["files"]))
+        stored = self.stages.with_files(
+            f"export/{name}.{precision}", key, make, lambda row: _paths(folder, row["files"])
+        )
         if "refused" in stored:
             return NoForm(stored["refused"])
         files = _paths(folder, stored["files"])
@@ -158,16 +174,16 @@ class FormStages(StudentStages):
             open=partial(_open, device, files[0]),
         )
 
-    def _form_key(self, name: str, device: Device) -> dict[str, Any]:
+    def form_key(self, name: str, device: Device) -> dict[str, Any]:
         """What a form depends on; those of another student or device in the same folder are told apart by it."""
-        return self._network_key(name) | {
+        return self.stages.network_key(name) | {
             "device": device.description.as_dict(),
-            "calibration": [self.config.device.calibration, CALIBRATION_SEED, "stretched"],
+            "calibration": [self.stages.config.device.calibration, CALIBRATION_SEED, "stretched"],
         }
 
     @property
-    def _checked_on(self) -> Sequence[Tensor]:
-        return torch.split(self.validation[0], 1)[:3]
+    def checked_on(self) -> Sequence[Tensor]:
+        return torch.split(self.stages.validation[0], 1)[:3]
 
     @contextmanager
     def restorer(self, form: Form | Export) -> Iterator[Restorer]:
@@ -178,7 +194,7 @@ class FormStages(StudentStages):
             return
         runnable = form.open()
         try:
-            yield Restorer(run=partial(_run, runnable), fixed=self.config.size)
+            yield Restorer(run=partial(_run, runnable), fixed=self.stages.config.size)
         finally:
             runnable.close()
 
@@ -210,7 +226,7 @@ def _remove(paths: Sequence[Path], kept: Path) -> None:
                 path.unlink()
 
 
-def _compared(
+def compared_on(
     open_network: Callable[[], Runnable], module: nn.Module, precision: str, examples: Sequence[Tensor]
 ) -> dict[str, Any]:
     """How far the opened network is from ``module`` on images (1, 3, h, w), or why it is refused."""

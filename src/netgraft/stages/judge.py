@@ -15,10 +15,9 @@ from netgraft.nets.footprint import Footprint
 from netgraft.operators import options_for
 from netgraft.prefix import PrefixScores
 from netgraft.search import Constraint, check_sums
-from netgraft.stages.space import COUNTS, SpaceStages
+from netgraft.stages.joint import LATENCY, LOSS, JointStages
+from netgraft.stages.space import COUNTS
 
-LOSS, LATENCY = 0, 1
-"""The objectives of the search."""
 REFERENCE_LOSSES = 3
 """Quality loss of the hypervolume's reference point, in units of the loss that the user allows."""
 CAPPED_LOSSES = 2
@@ -27,7 +26,7 @@ FORESIGHT_SIDE = 128
 """Side in pixels, at most, of the crops from which losses are foreseen."""
 
 
-class JudgeStages(SpaceStages):
+class JudgeStages(JointStages):
     """From the space to what the search aims at, and what it must keep to."""
 
     @cached_property
@@ -63,8 +62,7 @@ class JudgeStages(SpaceStages):
     def foreseen_db(self) -> dict[SurrogateKey, float]:
         """The quality loss expected of each replacement in the space alone, by training images only."""
         count, side = self.config.search.foresight_crops, min(*self.config.size, FORESIGHT_SIDE)
-        options = zip(self.space.sites, self.space.options, strict=True)
-        keys = [(site.path, name) for site, names in options for name in names[1:]]
+        keys = [(path, name) for path, names in self.options.items() for name in names[1:]]
 
         def foresee() -> list[float]:
             degraded, clean = crops_of(self.config.data, "train", count=count, size=(side, side), seed=self.config.seed)
@@ -92,12 +90,25 @@ class JudgeStages(SpaceStages):
         """What the config allows a student at most, as the search takes it."""
         config, found = self.config.search, []
         if config.max_latency_ms is not None:
-            found.append(Constraint(name="max_latency_ms", of=LATENCY, limit=config.max_latency_ms))
+            found += self._latency_limits(config.max_latency_ms)
         if config.min_psnr_db is not None:
             most = self.teacher_validation_db - config.min_psnr_db
             found.append(Constraint(name="min_psnr_db", of=LOSS, limit=most, show=self._psnr_of_loss))
-        options = dict(zip((site.path for site in self.space.sites), self.space.options, strict=True))
-        return (*found, *self._count_limits(options))
+        return (*found, *self._count_limits(self.options))
+
+    def _latency_limits(self, most_ms: float) -> list[Constraint]:
+        """The limit on the latency, for each device."""
+        return [
+            Constraint(name=name, of=latency if self.by_slowest else index, limit=most_ms)
+            for index, (name, latency) in enumerate(
+                zip(self.latency_limits, self.device_latencies, strict=True), start=LATENCY
+            )
+        ]
+
+    @property
+    def latency_limits(self) -> tuple[str, ...]:
+        """What the limit on the latency is called for each device."""
+        return tuple("max_latency_ms" + (f" on {bench.name}" if self.several else "") for bench in self.benches)
 
     def check_counts(self) -> None:
         """Refuse limits on counts that no choice of operators can meet, before any operator is trained.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from netgraft.nets.blocks import deploy
 from netgraft.operators import options_for
 from netgraft.sites import KEEP, Site
 from netgraft.stages.surrogates import SurrogateStages
+from netgraft.stages.unlocked import unlocked
 
 Networks = Mapping[str, tuple[nn.Module, Assignment]]
 """Networks, in training form, and the operators that they were assembled with, by name."""
@@ -42,21 +44,46 @@ REFERENCE = "(reference)"
 log = logging.getLogger(__name__)
 
 
-class LatencyStages(SurrogateStages):
-    """Measures on the device; each shape's operators are an artifact of their own."""
+class BlockBench:
+    """One device of a run, on which blocks are measured; each shape's operators are an artifact of their own.
 
-    _announced = False
+    stages: the run's, which all its devices share. name: the device's. alone: whether it is the only one.
+    """
 
-    @cached_property
+    def __init__(self, stages: SurrogateStages, name: str, *, alone: bool = True) -> None:
+        self.stages = stages
+        self.name = name
+        self.alone = alone
+        self._announced = False
+
+    @unlocked
     def device(self) -> Device:
         """What the latencies are measured on."""
-        return open_device(self.config.device.name, self.config.device.threads)
+        return open_device(self.name, self.stages.config.device.threads)
 
-    @cached_property
+    @property
+    def tag(self) -> str:
+        """What the names of its files have in them; nothing for the first device."""
+        first = self.name == self.stages.config.device.name
+        return "" if first else "." + re.sub(r"[^\w.-]+", "-", self.name)
+
+    @property
+    def table_file(self) -> str:
+        """The name of its latency table in the run folder."""
+        return f"latency_table{self.tag}.json"
+
+    def told(self, text: str) -> str:
+        """A text about this device, which names it where there are others."""
+        return text if self.alone else f"{self.name}: {text}"
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """See :class:`Progress`."""
+        self.stages.progress(stage if self.alone else f"{stage} {self.name}", done, total)
+
+    @unlocked
     def block_sessions(self) -> Sessions:
         """Every operator's latency at every shape of site: sites of one shape share a session."""
-        with self._timed("profile"):
-            return self._block_sessions(self.store.json)
+        return self._block_sessions(self.stages.store.json)
 
     def measure_blocks(self) -> Sessions:
         """The same, measured now, whatever the folder holds."""
@@ -65,34 +92,34 @@ class LatencyStages(SurrogateStages):
     def _block_sessions(self, kept: Callable[[str, Any, Callable[[], Any]], Any]) -> Sessions:
         """The sessions, given who keeps measurements by name and key."""
         # Of equal sites the first.
-        shapes = {site.shape_key: site for site in reversed(self.sites)}
+        shapes = {site.shape_key: site for site in reversed(self.stages.sites)}
         found = {}
-        for number, shape in enumerate(dict.fromkeys(site.shape_key for site in self.sites)):
+        for number, shape in enumerate(dict.fromkeys(site.shape_key for site in self.stages.sites)):
             self.progress("profile", number, len(shapes))
-            site, names = shapes[shape], options_for(shapes[shape], self.pool)
+            site, names = shapes[shape], options_for(shapes[shape], self.stages.pool)
             make = partial(self._profile, site, names)
-            rows = kept(f"profile/{shape.replace(':', '_')}", self._profile_key(names), make)
+            rows = kept(f"profile/{shape.replace(':', '_')}", self.profile_key(names), make)
             found[shape] = {name: latency_from(row) for name, row in rows.items()}
         return found
 
-    @cached_property
+    @unlocked
     def runnable(self) -> dict[str, tuple[str, ...]]:
         """The operators that the device runs, ``keep`` first, by path of the open sites."""
         return {
             site.path: tuple(
                 name
-                for name in options_for(site, self.pool)
+                for name in options_for(site, self.stages.pool)
                 if isinstance(self.block_sessions[site.shape_key][name], Latency)
             )
-            for site in self.open_sites
+            for site in self.stages.open_sites
         }
 
-    def _profile_key(self, operators: tuple[str, ...]) -> dict[str, Any]:
+    def profile_key(self, operators: tuple[str, ...]) -> dict[str, Any]:
         return {
             "device": self.device.description.as_dict(),
-            "size": self.config.size,
-            "shape": asdict(self.teacher.shape),
-            "samples": self.config.device.samples,
+            "size": self.stages.config.size,
+            "shape": asdict(self.stages.teacher.shape),
+            "samples": self.stages.config.device.samples,
             "operators": operators,
             "reference": self._reference.path,
         }
@@ -103,27 +130,28 @@ class LatencyStages(SurrogateStages):
             self._announce(self.device)
         timed = self._time(
             self._blocks(site, operators),
-            self.config.device.samples,
+            self.stages.config.device.samples,
             lambda name, module, _: self._compile_block(site, name, module),
         )
         return {name: latency_row(entry) for name, entry in timed.items()}
 
     def _blocks(self, site: Site, operators: tuple[str, ...]) -> dict[str, tuple[nn.Module, Tensor]]:
         """Deployed blocks for a site by operator, each with its input."""
-        block, example = self.teacher.module.get_submodule(site.path), site.example(self.config.size)
+        block, example = self.stages.teacher.module.get_submodule(site.path), site.example(self.stages.config.size)
         return {
-            name: (deploy(block if name == KEEP else self.pool[name].start(block, site)), example) for name in operators
+            name: (deploy(block if name == KEEP else self.stages.pool[name].start(block, site)), example)
+            for name in operators
         }
 
     def _announce(self, device: QueueDevice) -> None:
         """Every block of every shape, once, before the first is waited for."""
         if not self._announced:
             self._announced = True
-            shapes = {site.shape_key: site for site in reversed(self.sites)}
+            shapes = {site.shape_key: site for site in reversed(self.stages.sites)}
             for site in shapes.values():
-                device.announce(list(self._blocks(site, options_for(site, self.pool)).values()))
+                device.announce(list(self._blocks(site, options_for(site, self.stages.pool)).values()))
 
-    def _time_whole(
+    def time_whole(
         self, networks: Networks, samples: int, ready: Mapping[str, Callable[[], Runnable]] | None = None
     ) -> dict[str, Latency | Unsupported]:
         """Whole networks in their deployed form, in turns; some may be ready to be opened, those in files for one."""
@@ -147,7 +175,7 @@ class LatencyStages(SurrogateStages):
     ) -> dict[str, Latency | Unsupported]:
         """One session: what is asked for in turns, and among it the reference, which tells sessions apart."""
         site = self._reference
-        reference = deploy(self.teacher.module.get_submodule(site.path))
+        reference = deploy(self.stages.teacher.module.get_submodule(site.path))
 
         def compile_any(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
             if name == REFERENCE:
@@ -156,47 +184,49 @@ class LatencyStages(SurrogateStages):
 
         return measure_modules(
             self.device,
-            {**modules, REFERENCE: (reference, site.example(self.config.size))},
-            self._protocol(samples),
+            {**modules, REFERENCE: (reference, site.example(self.stages.config.size))},
+            self.protocol(samples),
             compile_one=compile_any,
         )
 
     @property
     def _reference(self) -> Site:
         """The site in the middle, whose block of the teacher is timed in every session: a short one in a U-Net."""
-        return self.sites[len(self.sites) // 2]
+        return self.stages.sites[len(self.stages.sites) // 2]
 
-    @cached_property
-    def _parts(self) -> OnnxParts | None:
+    @unlocked
+    def parts(self) -> OnnxParts | None:
         """The exported parts of networks, where the device takes ONNX graphs; each is made when first needed."""
         if not isinstance(self.device, OnnxDevice):
             return None
         device = self.device
-        example = torch.zeros(1, 3, *self.config.size)
-        return OnnxParts(self.sites, example, fast_forms=device.fast_forms, fp16_safe=device.fp16_safe)
+        example = torch.zeros(1, 3, *self.stages.config.size)
+        return OnnxParts(self.stages.sites, example, fast_forms=device.fast_forms, fp16_safe=device.fp16_safe)
 
     def _compile_block(self, site: Site, operator: str, module: nn.Module) -> Runnable | Unsupported:
-        return self._compile(module, site.example(self.config.size), lambda parts: parts.block(site, operator, module))
+        return self._compile(
+            module, site.example(self.stages.config.size), lambda parts: parts.block(site, operator, module)
+        )
 
     def _compile(
         self, module: nn.Module, example: Tensor, graph: Callable[[OnnxParts], bytes]
     ) -> Runnable | Unsupported:
         """A deployed module on the device, put together from parts where there are any."""
-        if self._parts is None or not isinstance(self.device, OnnxDevice):
+        if self.parts is None or not isinstance(self.device, OnnxDevice):
             return self.device.compile(module, example)
         try:
-            content = graph(self._parts)
+            content = graph(self.parts)
         except ExportError as error:
             log.info("not put together from parts but exported whole: %s", error)
             return self.device.compile(module, example)
         return self.device.compile_graph(content, module, example)
 
     def _example(self) -> Tensor:
-        degraded, _ = crops_of(self.config.data, "validation", count=1, size=self.config.size)
+        degraded, _ = crops_of(self.stages.config.data, "validation", count=1, size=self.stages.config.size)
         return degraded
 
-    def _protocol(self, samples: int) -> MeasureProtocol:
-        return MeasureProtocol(samples=samples, seed=self.config.seed)
+    def protocol(self, samples: int) -> MeasureProtocol:
+        return MeasureProtocol(samples=samples, seed=self.stages.config.seed)
 
 
 def latency_row(entry: Latency | Unsupported) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraft.errors import StoreError
-from netgraft.search import EvaluationError, InfeasibleError, SearchResult, knee, minimize
-from netgraft.search.known import Known
+from netgraft.search import EvaluationError, InfeasibleError, SearchResult, knee, minimize, non_dominated
+from netgraft.search.constraints import Constraints
+from netgraft.search.space import Space as Choices
 from netgraft.sites import KEEP
-from netgraft.stages.judge import CAPPED_LOSSES, LATENCY, LOSS, JudgeStages
+from netgraft.stages.joint import LATENCY, LOSS
+from netgraft.stages.judge import CAPPED_LOSSES, JudgeStages
 from netgraft.store import digest
 
 
@@ -52,12 +54,12 @@ class SearchStages(JudgeStages):
         Raises:
             SearchError: the limits cannot be met, or were not; the message says which.
         """
-        options = {site.path: names for site, names in zip(self.space.sites, self.space.options, strict=True)}
-        problem = {
+        options = self.options
+        problem: dict[str, Any] = {
             "options": [len(names) for names in options.values()],
             "budget": self.config.search.budget,
             "method": method,
-            "reference_point": (self.reference_db, float(self.latency_model.predict_ms([{}])[0])),
+            "reference_point": (self.reference_db, *self.latency_reference),
             "seed": self.config.seed,
         }
         if self.foresees(method):
@@ -66,35 +68,35 @@ class SearchStages(JudgeStages):
                 LOSS: [[foreseen.get((path, name), 0.0) for name in names] for path, names in options.items()]
             }
         # The proposals take longer than everything else that a finished run does again.
-        key = {"schema": _RESULT_FIELDS, "evaluations": self._search_key(), "capped": CAPPED_LOSSES}
+        key = {"schema": _RESULT_FIELDS, "evaluations": self.search_key(), "capped": CAPPED_LOSSES}
         key |= {
             "names": options,
-            "table": self.latency_table.to_json(),
-            "latencies": self.latency_model.as_dict(),
+            **self.latency_document(),
             "problem": problem,
-            "limits": {limit.name: (limit.limit, limit.of) for limit in self.limits},
+            # A function is known by the tables that it is made from.
+            "limits": {limit.name: (limit.limit, None if callable(limit.of) else limit.of) for limit in self.limits},
         }
-        known = self.latency_model.known(options)
-        return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem, known)))
+        return _result_from(self.store.json(f"search/{method}", key, lambda: self._search_anew(problem)))
 
-    def _search_anew(self, problem: dict[str, Any], latency_ms: Known) -> dict[str, Any]:
-        log = _EvaluationLog(self.store.path("search/evaluations", self._search_key(), ".jsonl"))
+    def _search_anew(self, problem: dict[str, Any]) -> dict[str, Any]:
+        log = _EvaluationLog(self.store.path("search/evaluations", self.search_key(), ".jsonl"))
 
         def costs(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            return np.array([[min(self._quality_loss_db(row, log), self.cap_db), np.nan] for row in rows.tolist()])
+            losses = [min(self._quality_loss_db(row, log), self.cap_db) for row in rows.tolist()]
+            return np.array([[loss, *(np.nan for _ in known)] for loss in losses])
 
         def report(done: int, *_: object) -> None:
             self.progress(f"search {problem['method']}", done, problem["budget"])
 
+        known = self.latency_objectives
         try:
-            known = {LATENCY: latency_ms}
             found = minimize(costs, **problem, known=known, constraints=self.limits, on_evaluation=report)
         except EvaluationError as error:
             # The objective is ours: what stopped it, a full disk say, is what the user must hear of.
             raise error.__cause__ or error from None
         return _result_row(found)
 
-    def _search_key(self) -> dict[str, Any]:
+    def search_key(self) -> dict[str, Any]:
         return {
             "origin": self.origin,
             "distill": self.config.distill.model_dump(),
@@ -110,16 +112,38 @@ class SearchStages(JudgeStages):
         return log[name]
 
     @cached_property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """The predicted latencies, (n, D), of all evaluations on each device."""
+        return self.predicted_ms(self.search.assignments) if self.by_slowest else self.search.costs[:, LATENCY:]
+
+    @cached_property
+    def latency(self) -> NDArray[np.float64]:
+        """The one number, (n,), that ranks evaluations by latency: in ms on one device, of several the slowest's as a
+        share of the teacher's."""
+        return self.slowest(self.latency_ms) if self.several else self.search.costs[:, LATENCY]
+
+    def front_on(self, device: int) -> list[int]:
+        """Rows of the search that meet the limits and that no other beats in loss and latency on a device, by loss."""
+        if not self.several:
+            return [int(row) for row in self.search.front]
+        costs = np.stack([self.search.costs[:, LOSS], self.latency_ms[:, device]], axis=1)
+        limits = Constraints(Choices.of([len(names) for names in self.options.values()]), self.limits, {})
+        met = limits.values(self.search.assignments, self.search.costs) <= limits.bounds
+        rows = np.flatnonzero(met.all(axis=1))
+        rows = rows[non_dominated(costs[rows])]
+        return [int(row) for row in rows[np.argsort(costs[rows, LOSS], kind="stable")]]
+
+    @cached_property
     def chosen(self) -> dict[str, int]:
         """Rows of the search: the ``knee``, the ``fastest`` of the front, and the one that becomes the student."""
-        costs, front = self.search.costs, self.search.front
+        costs, front, latency = self.search.costs, self.search.front, self.latency
         within = front[costs[front, LOSS] <= self.config.search.max_loss_db]
         # The teacher loses nothing; but where it exceeds a limit, the least loss may be more than is allowed.
         within = within if len(within) else front[:1]
         points = {
             "knee": int(front[knee(costs[front])]),
-            "fastest": int(front[np.argmin(costs[front, LATENCY])]),
-            "fastest_within": int(within[np.argmin(costs[within, LATENCY])]),
+            "fastest": int(front[np.argmin(latency[front])]),
+            "fastest_within": int(within[np.argmin(latency[within])]),
         }
         return points | {"chosen": points[self.config.search.choose]}
 

@@ -13,7 +13,8 @@ from netgraft.assemble import named_assignment
 from netgraft.devices import Unsupported
 from netgraft.operators import options_for
 from netgraft.sites import KEEP, Site
-from netgraft.stages.whole import WholeStages
+from netgraft.stages.devices import DeviceStages
+from netgraft.stages.whole import Bench
 
 COUNTS: Mapping[str, str] = MappingProxyType(
     {"max_macs": "macs", "max_params": "params", "max_size_bytes": "size_bytes"}
@@ -54,7 +55,7 @@ class Ceiling:
     """That latency."""
 
 
-class SpaceStages(WholeStages):
+class SpaceStages(DeviceStages):
     """From surrogates and latencies to the space."""
 
     @cached_property
@@ -68,32 +69,54 @@ class SpaceStages(WholeStages):
         return Space(sites=self.open_sites, options=tuple(options), refused=tuple(refused))
 
     def _worthwhile(self, site: Site) -> tuple[tuple[str, ...], list[Refused]]:
-        """The options of a site that no other beats in feature error, in the latency of the whole network that has it
-        at this site alone, and in whatever else is limited."""
-        table, errors = self.latency_table, self.surrogates.errors
-        names = options_for(site, self.pool)
-        whole_ms = self.latency_model.predict_ms([{site.path: name} for name in names])
-        cost = dict(zip(names, whole_ms.tolist(), strict=True))
+        """The options of a site that every device runs, and that no other beats in feature error, in the latency of the
+        whole network that has it at this site alone, on every device, and in whatever else is limited."""
+        errors, names = self.surrogates.errors, options_for(site, self.pool)
+        networks = [{site.path: name} for name in names]
+        cost = np.stack([bench.latency_model.predict_ms(networks) for bench in self.profiled], axis=1)
+        whole_ms = dict(zip(names, cost, strict=True))
         error = {name: 0.0 if name == KEEP else errors[site.path, name] for name in names}
         taken = {name: self._limited(site, name) for name in names}
 
         def beats(one: str, other: str) -> bool:
             no_larger = all(a <= b for a, b in zip(taken[one], taken[other], strict=True))
-            return no_larger and error[one] <= error[other] and cost[one] < cost[other]
+            return no_larger and error[one] <= error[other] and bool((whole_ms[one] < whole_ms[other]).all())
 
         kept, refused = [KEEP], []
         for name in names[1:]:
-            entry = table.entry(site.path, name)
-            if isinstance(entry, Unsupported):
-                refused.append(Refused(site=site.path, operator=name, reason=entry.reason))
-                continue
+            reason = self._refused(site, name)
             better = [rival for rival in names if beats(rival, name)]
-            if better:
-                reason = f"{better[0]} is closer and faster ({cost[better[0]]:.3f} against {cost[name]:.3f} ms, whole)"
-                refused.append(Refused(site=site.path, operator=name, reason=reason))
-            else:
+            if reason is None and better:
+                pairs = zip(whole_ms[better[0]], whole_ms[name], strict=True)
+                against = (f"{a:.3f} against {b:.3f} ms" for a, b in pairs)
+                reason = f"{better[0]} is closer and faster ({' and '.join(against)}, whole)"
+            if reason is None:
                 kept.append(name)
+            else:
+                refused.append(Refused(site=site.path, operator=name, reason=reason))
         return tuple(kept), refused
+
+    def _refused(self, site: Site, operator: str) -> str | None:
+        """Why not every device runs an operator at a site, in one line; None if all do."""
+        reasons = [
+            bench.told(entry.reason)
+            for bench in self.profiled
+            if isinstance(entry := bench.latency_table.entry(site.path, operator), Unsupported)
+        ]
+        return "; ".join(reasons) or None
+
+    @cached_property
+    def lost(self) -> dict[str, dict[str, int]]:
+        """At how many sites each operator left the space for a device alone, by device and operator; other devices run
+        it there."""
+        found: dict[str, dict[str, int]] = {}
+        for site in self.open_sites:
+            for name in options_for(site, self.pool):
+                refusing = [bench.name for bench in self.profiled if name not in bench.runnable[site.path]]
+                for device in refusing if len(refusing) < len(self.profiled) else ():
+                    sites = found.setdefault(device, {})
+                    sites[name] = sites.get(name, 0) + 1
+        return found
 
     def _limited(self, site: Site, operator: str) -> list[int]:
         """Those counts of an operator at a site that the config limits."""
@@ -103,8 +126,12 @@ class SpaceStages(WholeStages):
 
     @cached_property
     def ceiling(self) -> Ceiling:
-        """What no search can beat, known before it starts."""
-        predict, macs, fastest = self.latency_model.predict_ms, 0, {}
+        """What no search can beat on the first device, known before it starts."""
+        return self.ceiling_on(self.profiled[0])
+
+    def ceiling_on(self, bench: Bench) -> Ceiling:
+        """What no search can beat on a device."""
+        predict, macs, fastest = bench.latency_model.predict_ms, 0, {}
         for site, names in zip(self.space.sites, self.space.options, strict=True):
             fastest[site.path] = names[int(np.argmin(predict([{site.path: name} for name in names])))]
             macs += site.macs - min(self.footprints[site.shape_key, name].macs for name in names)

@@ -36,7 +36,7 @@ class StudentStages(SearchStages):
         with self._timed("finetune"):
             start = self.student_of(self.assignment)
             work = Finetuning(start, self.teacher.module, config)
-            key = self._search_key() | {"assignment": self.assignment, "finetune": config.model_dump()}
+            key = self.search_key() | {"assignment": self.assignment, "finetune": config.model_dump()}
             path = self.store.path("finetune/student", key, ".pt")
             if path.exists():
                 work.load_state(self.store.load_tensors(path))
@@ -70,11 +70,12 @@ class StudentStages(SearchStages):
 
     def _export(self, name: str, module: nn.Module, folder: Path, examples: Sequence[Tensor]) -> Export:
         assignment = self.assignment if name == "student" else {}
-        key = self._network_key(name)
+        key = self.network_key(name)
         fixed, dynamic = folder / f"{name}.onnx", folder / f"{name}_dynamic.onnx"
 
         def make() -> dict[str, Any]:
-            content = None if self._parts is None else partial(self._fixed_content, self._parts, assignment)
+            parts = self.bench.parts
+            content = None if parts is None else partial(self._fixed_content, parts, assignment)
             done = netgraft.export.export(module, folder, name, examples, content)
             return {
                 "size_bytes": done.size_bytes,
@@ -82,7 +83,7 @@ class StudentStages(SearchStages):
                 "content": digest_of_files(fixed, dynamic),
             }
 
-        stored = self._with_files(f"export/{name}", key, make, lambda _: (fixed, dynamic))
+        stored = self.with_files(f"export/{name}", key, make, lambda _: (fixed, dynamic))
         return Export(
             fixed=fixed,
             dynamic=dynamic,
@@ -90,13 +91,13 @@ class StudentStages(SearchStages):
             parity_max_abs=stored["parity_max_abs"],
         )
 
-    def _network_key(self, name: str) -> dict[str, Any]:
+    def network_key(self, name: str) -> dict[str, Any]:
         """What the teacher or the student, by name, depends on."""
         assignment = self.assignment if name == "student" else {}
-        key = self._search_key() | {"finetune": self.config.finetune.model_dump()}
+        key = self.search_key() | {"finetune": self.config.finetune.model_dump()}
         return key | {"name": name, "assignment": assignment}
 
-    def _with_files(
+    def with_files(
         self,
         name: str,
         key: dict[str, Any],

@@ -1,4 +1,4 @@
-"""A trained replacement for every operator at every open site."""
+"""A trained replacement for every operator at every open site, and networks of any choice of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from netgraft.assemble import assemble
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import crops_of, train_source
 from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates, surrogate_errors
@@ -53,6 +54,18 @@ class SurrogateStages(TeacherStages):
             losses={key: entry["losses"] for key, entry in stored.items()},
             errors={key: entry["error"] for key, entry in stored.items()},
         )
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        """The images that each assembled network is calibrated on."""
+        degraded, _ = crops_of(
+            self.config.data, "train", count=self.config.search.calibration, size=self.config.size, seed=1
+        )
+        return degraded
+
+    def student_of(self, assignment: Mapping[str, str]) -> nn.Module:
+        """A new student, calibrated but not fine-tuned."""
+        return assemble(self.teacher.module, assignment, self.surrogates.modules, calibration=self.calibration)
 
     def _surrogate_path(self, key: SurrogateKey) -> Path:
         made_from = {"schema": 1, "origin": self.origin, "distill": self.config.distill.model_dump(), "key": key}

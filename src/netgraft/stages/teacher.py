@@ -13,6 +13,7 @@ from torch import Tensor
 
 from netgraft.data.images import crops_of, fingerprint
 from netgraft.errors import ConfigError
+from netgraft.nets.footprint import Footprint
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.operators import Operator, operator_pool, options_for
 from netgraft.saliency import Protection, protect, saliency
@@ -55,6 +56,18 @@ class TeacherStages(RunFolder):
     def pool(self) -> Mapping[str, Operator]:
         """The operators on offer."""
         return operator_pool(self.config.space.operators)
+
+    @cached_property
+    def footprints(self) -> dict[tuple[str, str], Footprint]:
+        """What each operator takes at each shape of site, by both; sites of one shape take the same."""
+        found = {}
+        for site in {site.shape_key: site for site in self.sites}.values():
+            block = self.teacher.module.get_submodule(site.path)
+            h, w = (side // site.stride for side in self.config.size)
+            for name in options_for(site, self.pool):
+                module = block if name == KEEP else self.pool[name].start(block, site)
+                found[site.shape_key, name] = Footprint.of(module, (h, w), site.in_channels)
+        return found
 
     @cached_property
     def candidates(self) -> tuple[Site, ...]:

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from netgraft.devices import Latency, QueueDevice, Runnable, Unsupported
 from netgraft.errors import ConfigError, StoreError
 from netgraft.latency import LatencyTable
 from netgraft.latency_transfer import Entry, Prediction, TransferModel, block_features, learn
-from netgraft.nets.footprint import Footprint
 from netgraft.operators import options_for
-from netgraft.sites import KEEP
-from netgraft.stages.latency import REFERENCE, LatencyStages, Sessions, latency_from, latency_row
+from netgraft.stages.latency import REFERENCE, BlockBench, Sessions, latency_from, latency_row
+from netgraft.stages.unlocked import unlocked
 
 QUARTILE = 0.6745
 """Standard deviations from the median to a quartile."""
@@ -41,22 +39,10 @@ class Transfer:
     """Why everything is measured after all, in one line; None if the rest is predicted."""
 
 
-class TransferStages(LatencyStages):
+class TransferBench(BlockBench):
     """Predicts the latencies of blocks where the config names other devices' tables, and measures them otherwise."""
 
-    @cached_property
-    def footprints(self) -> dict[Entry, Footprint]:
-        """What each operator takes at each shape of site, by both; sites of one shape take the same."""
-        found = {}
-        for site in {site.shape_key: site for site in self.sites}.values():
-            block = self.teacher.module.get_submodule(site.path)
-            h, w = (side // site.stride for side in self.config.size)
-            for name in options_for(site, self.pool):
-                module = block if name == KEEP else self.pool[name].start(block, site)
-                found[site.shape_key, name] = Footprint.of(module, (h, w), site.in_channels)
-        return found
-
-    @cached_property
+    @unlocked
     def transfer(self) -> Transfer | None:
         """The prediction from the base tables; None where the config names none.
 
@@ -65,35 +51,34 @@ class TransferStages(LatencyStages):
             DeviceError: the base tables do not serve.
             StoreError: a base table cannot be read.
         """
-        if not self.config.device.base_tables:
+        if not self.stages.config.device.base_tables:
             return None
-        shapes = {site.shape_key: site for site in reversed(self.sites)}
+        shapes = {site.shape_key: site for site in reversed(self.stages.sites)}
         features = {
-            (shape, name): block_features(shapes[shape], name, footprint, self.config.size)
-            for (shape, name), footprint in self.footprints.items()
+            (shape, name): block_features(shapes[shape], name, footprint, self.stages.config.size)
+            for (shape, name), footprint in self.stages.footprints.items()
         }
-        base = [self._base_table(path) for path in self.config.device.base_tables]
+        base = [self._base_table(path) for path in self.stages.config.device.base_tables]
         model = learn(base, features)
-        wanted = (*model.choose_probes(self.config.device.probes), *model.left_out)
-        key = {"profile": self._profile_key(()), "probes": wanted}
-        with self._timed("profile"):
-            rows = self.store.json("profile/probes", key, lambda: self._measure_probes(wanted))
+        wanted = (*model.choose_probes(self.stages.config.device.probes), *model.left_out)
+        key = {"profile": self.profile_key(()), "probes": wanted}
+        rows = self.stages.store.json("profile/probes", key, lambda: self._measure_probes(wanted))
         timed = [latency_from(row) for row in rows]
         found = _judged(model, dict(zip(wanted, timed, strict=False)), timed[-1])
         if found.reason is not None:
             log.warning("the base tables do not tell this device's latencies, so all are measured: %s", found.reason)
         return found
 
-    @cached_property
+    @unlocked
     def block_sessions(self) -> Sessions:
         """Every operator's latency at every shape of site, measured or predicted."""
         found = self.transfer
         if found is None or found.prediction is None or found.reason is not None:
             return super().block_sessions
         sessions: Sessions = {}
-        for site in self.sites:
+        for site in self.stages.sites:
             rows = sessions.setdefault(site.shape_key, {REFERENCE: found.reference})
-            for name in options_for(site, self.pool):
+            for name in options_for(site, self.stages.pool):
                 entry = (site.shape_key, name)
                 rows[name] = found.probes[entry] if entry in found.probes else _predicted(found.prediction, entry)
         return sessions
@@ -106,20 +91,22 @@ class TransferStages(LatencyStages):
             raise StoreError(f"{path}: cannot be read as a latency table: {error}") from None
         except StoreError as error:
             raise StoreError(f"{path}: {error}") from None
-        if table.size != self.config.size:
-            raise ConfigError(f"{path}: a base table for images of {table.size}, this run has {self.config.size}")
-        for shape, name in self.footprints:
+        if table.size != self.stages.config.size:
+            raise ConfigError(
+                f"{path}: a base table for images of {table.size}, this run has {self.stages.config.size}"
+            )
+        for shape, name in self.stages.footprints:
             if (shape, name) not in table.entries:
                 raise ConfigError(f"{path}: a base table without {name} at {shape}, which this run needs")
         return replace(
             table,
-            entries={entry: table.entries[entry] for entry in self.footprints},
-            site_keys={site.path: site.shape_key for site in self.sites},
+            entries={entry: table.entries[entry] for entry in self.stages.footprints},
+            site_keys={site.path: site.shape_key for site in self.stages.sites},
         )
 
     def _measure_probes(self, wanted: tuple[Entry, ...]) -> list[dict[str, Any]]:
         """What was measured of each, and of the reference behind them, in one session."""
-        sites = {site.shape_key: site for site in reversed(self.sites)}
+        sites = {site.shape_key: site for site in reversed(self.stages.sites)}
         entries = {f"{name} at {shape}": (shape, name) for shape, name in wanted}
         modules = {label: self._blocks(sites[shape], (name,))[name] for label, (shape, name) in entries.items()}
         if isinstance(self.device, QueueDevice):
@@ -130,7 +117,7 @@ class TransferStages(LatencyStages):
             return self._compile_block(sites[shape], name, module)
 
         self.progress("profile", 0, len(wanted))
-        timed = self._time(modules, self.config.device.samples, compile_one)
+        timed = self._time(modules, self.stages.config.device.samples, compile_one)
         return [latency_row(timed[label]) for label in (*entries, REFERENCE)]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netgraft.devices import HERE
 from netgraft.errors import DeviceError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +47,11 @@ def do_all(jobs: Sequence[Job]) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    for job in jobs:
-        if id(job) in failed:
-            raise failed[id(job)]
+    errors = [failed[id(job)] for job in jobs if id(job) in failed]
+    for other in errors[1:]:
+        log.error("%s", other)
+    if errors:
+        raise errors[0]
 
 
 def _work_off(queue: Sequence[Job], failed: dict[int, BaseException]) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from netgraft.assemble import Assignment, assemble, named_assignment
-from netgraft.data.images import crops_of
+from netgraft.assemble import Assignment, named_assignment
 from netgraft.devices import Latency, Unsupported
 from netgraft.errors import DeviceError
 from netgraft.latency import AdditivityReport, LatencyTable, additivity
 from netgraft.latency_model import LatencyModel, fit, left_out_ms
 from netgraft.stages.latency import REFERENCE, Sessions, latency_from, latency_row
-from netgraft.stages.transfer import TransferStages
+from netgraft.stages.transfer import TransferBench
+from netgraft.stages.unlocked import unlocked
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +23,8 @@ TEACHER, NETWORKS = "teacher", "networks"
 """The teacher in the session of whole networks, and that session."""
 
 
-class WholeStages(TransferStages):
-    """From an assignment to its network, and from a few of these to the latency of all."""
-
-    @cached_property
-    def calibration(self) -> Tensor:
-        """The images that each assembled network is calibrated on."""
-        degraded, _ = crops_of(
-            self.config.data, "train", count=self.config.search.calibration, size=self.config.size, seed=1
-        )
-        return degraded
-
-    def student_of(self, assignment: Mapping[str, str]) -> nn.Module:
-        """A new student, calibrated but not fine-tuned."""
-        return assemble(self.teacher.module, assignment, self.surrogates.modules, calibration=self.calibration)
+class Bench(TransferBench):
+    """One device of a run: from blocks and a few whole networks that are measured there to the latency of all."""
 
     def measure_assignments(
         self, assignments: Mapping[str, Assignment], samples: int
@@ -49,37 +35,36 @@ class WholeStages(TransferStages):
             DeviceError: the device refuses the teacher.
         """
         # Calibrated, or what is frozen in many places at once diverges.
-        networks = {name: (self.student_of(assignment), assignment) for name, assignment in assignments.items()}
-        timed = self._time_whole({TEACHER: (self.teacher.module, {}), **networks}, samples)
+        networks = {name: (self.stages.student_of(assignment), assignment) for name, assignment in assignments.items()}
+        timed = self.time_whole({TEACHER: (self.stages.teacher.module, {}), **networks}, samples)
         if isinstance(refused := timed[TEACHER], Unsupported):
             raise DeviceError(f"the device does not run the teacher: {refused.reason}")
         return timed
 
-    @cached_property
-    def _whole_session(self) -> tuple[dict[str, dict[str, str]], dict[str, Latency | Unsupported]]:
+    @unlocked
+    def whole_session(self) -> tuple[dict[str, dict[str, str]], dict[str, Latency | Unsupported]]:
         """Random assignments by name, and what was measured of them, of the teacher and of the reference."""
-        rng = np.random.default_rng(self.config.seed)
-        drawn = {str(number): self._random_network(rng) for number in range(self.config.device.check_networks)}
-        samples = self.config.device.whole_samples
-        key = {"profile": self._profile_key(()), "names": drawn, "samples": samples}
+        rng = np.random.default_rng(self.stages.config.seed)
+        drawn = {str(number): self._random_network(rng) for number in range(self.stages.config.device.check_networks)}
+        samples = self.stages.config.device.whole_samples
+        key = {"profile": self.profile_key(()), "names": drawn, "samples": samples}
 
         def make() -> dict[str, Any]:
             return {name: latency_row(entry) for name, entry in self.measure_assignments(drawn, samples).items()}
 
-        with self._timed("profile"):
-            rows = self.store.json(f"profile/{NETWORKS}", key, make)
+        rows = self.stages.store.json(f"profile/{NETWORKS}", key, make)
         return drawn, {name: latency_from(row) for name, row in rows.items()}
 
     def _random_network(self, rng: np.random.Generator) -> dict[str, str]:
         """An assignment that changes a random share of the sites, so that all latencies of the space occur."""
         share, options = rng.uniform(), tuple(self.runnable.values())
         row = [int(rng.integers(len(names))) if rng.uniform() < share else 0 for names in options]
-        return named_assignment(row, self.open_sites, options)
+        return named_assignment(row, self.stages.open_sites, options)
 
-    @cached_property
+    @unlocked
     def latency_table(self) -> LatencyTable:
         """What every operator costs at every site, and the teacher in the session that the table is checked in."""
-        _, timed = self._whole_session
+        _, timed = self.whole_session
         return self.table_of(self.block_sessions, timed)
 
     def table_of(self, blocks: Sessions, whole: Mapping[str, Latency | Unsupported]) -> LatencyTable:
@@ -88,9 +73,9 @@ class WholeStages(TransferStages):
         assert isinstance(teacher, Latency), "a session without it is refused"
         return LatencyTable(
             device=self.device.description.as_dict(),
-            size=self.config.size,
-            protocol=self._protocol(self.config.device.samples).as_dict(),
-            site_keys={site.path: site.shape_key for site in self.sites},
+            size=self.stages.config.size,
+            protocol=self.protocol(self.stages.config.device.samples).as_dict(),
+            site_keys={site.path: site.shape_key for site in self.stages.sites},
             entries={
                 (shape, name): entry
                 for shape, timed in blocks.items()
@@ -105,10 +90,10 @@ class WholeStages(TransferStages):
             },
         )
 
-    @cached_property
+    @unlocked
     def checked_networks(self) -> tuple[list[dict[str, str]], list[float]]:
         """Random assignments of what the device runs, and their latencies in ms, measured whole and interleaved."""
-        drawn, timed = self._whole_session
+        drawn, timed = self.whole_session
         assignments, measured_ms = [], []
         for name, assignment in drawn.items():
             entry = timed[name]
@@ -120,17 +105,17 @@ class WholeStages(TransferStages):
                 measured_ms.append(entry.median_ms)
         return assignments, measured_ms
 
-    @cached_property
+    @unlocked
     def latency_model(self) -> LatencyModel:
         """The latency of any assignment: sums of blocks, corrected by the networks that were measured whole."""
-        return fit(self.latency_table, self.sites, *self.checked_networks)
+        return fit(self.latency_table, self.stages.sites, *self.checked_networks)
 
-    @cached_property
+    @unlocked
     def additivity(self) -> AdditivityReport:
         """Sums of blocks, plain and corrected by the other networks, against the networks measured whole."""
         assignments, measured = self.checked_networks
         return additivity(
             [self.latency_table.additive_ms(assignment) for assignment in assignments],
             measured,
-            left_out_ms(self.latency_table, self.sites, assignments, measured).tolist(),
+            left_out_ms(self.latency_table, self.stages.sites, assignments, measured).tolist(),
         )

@@ -1,0 +1,52 @@
+"""How each figure of a run came about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netgraft.delivered import form_names, judged_form, precision_protocol
+from netgraft.evaluate import PROTOCOL
+from netgraft.restore import OVERLAP
+from netgraft.stages import Run
+
+
+def protocol(run: Run) -> dict[str, Any]:
+    """How each figure came about."""
+    config, data, first = run.config, run.config.data, run.measured[0]
+    drift = first.drift_percent.values()
+    h, w = config.size
+    return {
+        "quality": {
+            **PROTOCOL,
+            "images": f"{len(run.test_images)} test images of source {data.source}, whole",
+            "degradation": f"{data.degradation} of {data.strength_px[0]:g} to {data.strength_px[1]:g} pixels, "
+            f"seed {data.seed}",
+            "network": f"{judged_form(first)}, in tiles of {h}x{w} with an overlap of {OVERLAP}",
+            "statistics": "local (TLC)" if config.teacher.tlc else "global over each tile",
+        },
+        "search": {
+            "quality loss": f"PSNR lost against the teacher on {config.search.crops} validation crops of {h}x{w}, "
+            f"before fine-tuning; more than {run.cap_db:g} dB counts as that"
+            + (f"; of networks in fp32, whose latencies are {first.device_precision}" if first.judged else ""),
+            "limits": ", ".join(map(str, run.limits)) or "none",
+            "latency": "sum of block medians from the latency table, corrected by "
+            f"{first.bench.latency_model.networks} networks measured whole"
+            if first.bench.latency_model.corrections
+            else "sum of block medians from the latency table",
+            "method": config.search.method,
+            "evaluations": len(run.search.costs),
+        },
+        "latency": {
+            "input": f"1x3x{h}x{w}",
+            "form": "deployed, exported to ONNX"
+            + (f"; teacher and student in {form_names(first)}" if first.judged else ""),
+            "blocks": f"median of {config.device.samples} samples, operators of one shape in turns",
+            "drift": f"one block timed in each of {len(drift)} sessions: "
+            f"{min(drift):+.1f} to {max(drift):+.1f} % from the middle one",
+            "teacher, student and front": f"median and quartiles of {config.device.final_samples} samples each, "
+            "whole networks, in turns in one session; the front's before fine-tuning",
+        },
+        **({"precision": precision_protocol(first)} if first.judged else {}),
+        "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
+        "seed": config.seed,
+    }
