@@ -4,9 +4,9 @@
 
 Losses are those of ``search_table.py``: every assignment of five operators to four blocks of the embedded teacher.
 Latencies are what the blocks took on real devices (``latency_transfer.json``, at 256x256), an NPU's its compiler's
-estimate; where that refuses a dropped block, it takes nothing. Printed is, after 25, 50 and 100 evaluations, the hypervolume of the front over
-that of the table's true one: on each device, and jointly (loss against the largest of the latencies, each as a share of
-the teacher's on the same device); means over the seeds, then one line of JSON.
+estimate; where that refuses a dropped block, it takes nothing. Printed is, after 25, 50 and 100 evaluations, the
+hypervolume of the front over that of the table's true one: on each device, and jointly (loss against the largest of the
+latencies, each as a share of the teacher's on the same device); means over the seeds, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def main() -> None:
                 mean = np.mean([record["at"][str(n)] for record in mine], axis=0)
                 own = ", ".join(f"{share:.4f}" for share in mean[:-1])
                 seconds = np.mean([record["cpu_s"] for record in mine])
-                print(f"  {joint:<8} at {n:>3}: each device {own}; jointly {mean[-1]:.4f}  ({seconds:.0f} s)", flush=True)
+                print(
+                    f"  {joint:<8} at {n:>3}: each device {own}; jointly {mean[-1]:.4f}  ({seconds:.0f} s)", flush=True
+                )
     print(json.dumps({"machine": machine("botorch"), "runs": records}))
 
 

@@ -268,7 +268,9 @@ def test_a_session_on_a_slower_machine_is_told_apart(
 
     monkeypatch.setattr(stages.latency, "measure_modules", slower)
     run = opened(whole, copied)
-    assert run.bench.latency_table.teacher.median_ms == pytest.approx(2 * whole.figures["teacher"]["latency_ms"]["median"])
+    assert run.bench.latency_table.teacher.median_ms == pytest.approx(
+        2 * whole.figures["teacher"]["latency_ms"]["median"]
+    )
     drift = drift_percent(run.bench.latency_table.reference_ms)
     assert drift.keys() == {*run.bench.block_sessions, "networks"}
     assert drift.pop("networks") == pytest.approx(100)
@@ -446,7 +448,9 @@ def test_a_finished_search_is_read_and_one_of_other_settings_is_not(
     )
     slower.space = again.space
     # Corrected by networks that were measured with the true latency, it would not be slower.
-    slower.bench.latency_model = dataclasses.replace(again.bench.latency_model, table=slower.bench.latency_table, corrections={})
+    slower.bench.latency_model = dataclasses.replace(
+        again.bench.latency_model, table=slower.bench.latency_table, corrections={}
+    )
     slow = slower.search.assignments[:, 0] == len(slower.space.options[0]) - 1
     assert (slower.search.costs[:, 1] > 1e3).tolist() == slow.tolist()
     assert not slow[slower.search.front].any()
@@ -633,7 +637,9 @@ def test_a_slow_option_that_is_small_stays_where_size_is_limited(whole: Whole, r
     corrections = {("map", "drop"): 1e6}
     for limits, stays in (({}, False), ({"max_params": 1e12}, True)):
         run = limited(whole, root, copied, **limits)
-        run.bench.latency_model = dataclasses.replace(opened(whole, copied).bench.latency_model, corrections=corrections)
+        run.bench.latency_model = dataclasses.replace(
+            opened(whole, copied).bench.latency_model, corrections=corrections
+        )
         offered = [
             "drop" in names
             for site, names in zip(run.space.sites, run.space.options, strict=True)

@@ -198,7 +198,11 @@ class ReportData:
     options: Sequence[Sequence[str]] = ()
     """Operator names per site; the first keeps the teacher's block."""
     evaluations: Sequence[EvaluationRow] = ()
-    """Every assignment that was evaluated, in order."""
+    """Every assignment that was evaluated, in order; with several devices as the first of them sees it."""
+    devices: Mapping[str, Sequence[EvaluationRow]] = field(default_factory=dict)
+    """With several devices: the same by device."""
+    joint: Sequence[EvaluationRow] = ()
+    """With several devices: the same with the slowest's latency, in percent of the teacher's there, for ms."""
     chosen: Mapping[str, int] = field(default_factory=dict)
     """Index into evaluations of ``knee``, ``fastest``, ``fastest_within`` the allowed loss, and ``chosen``."""
     hypervolume: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -27,10 +27,9 @@ _PATHS = {"type": "category", "tickangle": -90, "showgrid": False}
 HEAT = [[0.0, "rgba(14,147,132,0.04)"], [0.5, "rgba(14,147,132,0.42)"], [1.0, "rgba(9,110,99,1)"]]
 
 
-def front(data: ReportData) -> Spec:
-    """Quality loss against latency of everything that was evaluated."""
-    rows = data.evaluations
-    hover = [_assignment_text(data, row) for row in rows]
+def front(data: ReportData, rows: Sequence[EvaluationRow], latency: str = "latency", unit: str = "ms") -> Spec:
+    """Quality loss against latency of everything that was evaluated; rows: as one device sees it, or all together."""
+    hover = [_assignment_text(data, row, unit) for row in rows]
     traces = [_points("evaluated (predicted latency)", range(len(rows)), rows, hover, POINT, size=7, opacity=0.5)]
     measured = [i for i, row in enumerate(rows) if row.measured_latency_ms is not None]
     shown_ms = [row.latency_ms if row.measured_latency_ms is None else row.measured_latency_ms for row in rows]
@@ -64,7 +63,7 @@ def front(data: ReportData) -> Spec:
         label = escape(", ".join(names).replace("_", " "))
         traces.append(_points(label, [i], rows, hover, color, size=15, symbol=symbol))
         traces[-1]["x"] = [shown_ms[i]]
-    return _spec(traces, "latency in ms", "quality loss in dB", height=520, hovermode="closest")
+    return _spec(traces, f"{latency} in {unit}", "quality loss in dB", height=520, hovermode="closest")
 
 
 def _quartiles(rows: Sequence[EvaluationRow]) -> Spec:
@@ -111,13 +110,13 @@ def _points(
     }
 
 
-def _assignment_text(data: ReportData, row: EvaluationRow) -> str:
+def _assignment_text(data: ReportData, row: EvaluationRow, unit: str) -> str:
     """What a point is, for its hover text: numbers first, then what was replaced."""
-    head = [f"<b>{row.quality_loss_db:.3f} dB lost, {row.latency_ms:.2f} ms predicted</b>"]
+    head = [f"<b>{row.quality_loss_db:.3f} dB lost, {row.latency_ms:.2f} {unit} predicted</b>"]
     if row.measured_latency_ms is not None:
         quartiles = row.measured_quartiles_ms
         spread = "" if quartiles is None else f" [{quartiles[0]:.2f}, {quartiles[1]:.2f}]"
-        head.append(f"{row.measured_latency_ms:.2f} ms measured{spread}")
+        head.append(f"{row.measured_latency_ms:.2f} {unit} measured{spread}")
     head.append(escape(row.source))
     if not (data.sites and data.options):
         return "<br>".join(head)

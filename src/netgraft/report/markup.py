@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from numbers import Integral, Real
 from typing import Any, TypeGuard
@@ -79,6 +79,20 @@ def plain(value: Any) -> str:
         numbers = len(value) == 2 and all(isinstance(part, int) for part in value)
         return (" × " if numbers else ", ").join(plain(part) for part in value)
     return escape(str(value))
+
+
+def latency(values: Mapping[str, Any]) -> str:
+    """Median and quartiles of a network's ``latency_ms``."""
+    found = values.get("latency_ms") or {}
+    median = significant(found.get("median"), "ms")
+    if found.get("q25") is None or found.get("q75") is None:
+        return median
+    return f"{median} <small>[{significant(found['q25'])}, {significant(found['q75'])}]</small>"
+
+
+def words(key: str) -> str:
+    """A name from a result as words."""
+    return key.replace("_", " ")
 
 
 def table(

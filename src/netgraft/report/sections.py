@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from netgraft.report import figures
+from netgraft.report import figures, fronts
 from netgraft.report.data import ReportData
 from netgraft.report.markup import (
     ABSENT,
     details,
     duration,
     figure,
+    latency,
     number,
     pairs,
     plain,
@@ -21,6 +22,7 @@ from netgraft.report.markup import (
     section,
     significant,
     table,
+    words,
 )
 from netgraft.report.pictures import gallery
 
@@ -56,7 +58,7 @@ def _precisions(precision: Mapping[str, Any]) -> str:
     for form in precision.get("student", {}):
         for name in ("teacher", "student"):
             values = precision[name][form]
-            cells = [number(values.get("psnr_db"), 2, "dB"), number(values.get("ssim"), 4), _latency(values)]
+            cells = [number(values.get("psnr_db"), 2, "dB"), number(values.get("ssim"), 4), latency(values)]
             cells += [scaled(values.get("size_bytes"), "B"), significant(values.get("difference_max_abs"))]
             delivered = "yes" if form == precision["delivered"] else ""
             rows.append([f"{name}, {escape(form)}", *cells, delivered])
@@ -82,56 +84,15 @@ def _limits(student: Mapping[str, Any]) -> str:
     return table(["limit", "allowed", "in the search", "delivered", "met"], rows)
 
 
-def _latency(values: Mapping[str, Any]) -> str:
-    found = values.get("latency_ms") or {}
-    median = significant(found.get("median"), "ms")
-    if found.get("q25") is None or found.get("q75") is None:
-        return median
-    return f"{median} <small>[{significant(found['q25'])}, {significant(found['q75'])}]</small>"
-
-
 _COMPARED = (
     ("PSNR", lambda values: number(values.get("psnr_db"), 2, "dB")),
     ("SSIM", lambda values: number(values.get("ssim"), 4)),
-    ("latency, median [quartiles]", _latency),
+    ("latency, median [quartiles]", latency),
     ("multiply-accumulates", lambda values: scaled(values.get("macs"), "MACs")),
     ("parameters", lambda values: scaled(values.get("params"), "")),
     ("file size", lambda values: scaled(values.get("size_bytes"), "B")),
     ("fp32 export differs by at most", lambda values: significant(values.get("parity_max_abs"))),
 )
-
-
-def front(data: ReportData) -> str:
-    """Every assignment that was evaluated."""
-    if not data.evaluations:
-        return ""
-    measured = sum(row.measured_latency_ms is not None for row in data.evaluations)
-    lead = (
-        "Left is faster, down is better: the line joins the measured networks that no other beats in both, "
-        "bars are quartiles, pale points are predictions, and hovering over a point shows what it replaces."
-    )
-    note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
-    device = (data.result.get("precision") or {}).get("device", "fp32")
-    if device != "fp32":
-        note += f" Latencies are those of {escape(device)} networks, quality losses those of the same in fp32."
-    rows = []
-    for i, names in data.named_points().items():
-        row = data.evaluations[i]
-        replaced = sum(option != 0 for option in row.assignment)
-        latency = significant(row.measured_latency_ms, "ms")
-        loss = number(row.quality_loss_db, 3, "dB")
-        rows.append(
-            [escape(", ".join(map(_words, names))), loss, significant(row.latency_ms, "ms"), latency, str(replaced)]
-        )
-    head = ["point", "quality loss", "predicted", "measured", "sites replaced"]
-    return section(
-        "front",
-        "The trade-off",
-        lead,
-        figure("front", figures.front(data)),
-        table(head, rows) if rows else "",
-        f'<p class="note">{note}</p>',
-    )
 
 
 def assignment(data: ReportData) -> str:
@@ -308,23 +269,19 @@ def protocol(data: ReportData) -> str:
     groups += [(key, value) for key, value in data.protocol.items() if isinstance(value, Mapping)]
     groups += [("device", data.device), ("versions", data.versions)]
     boxes = [
-        f"<div><h3>{escape(_words(name))}</h3>"
-        f"{pairs([(_words(key), plain(value)) for key, value in values.items()])}</div>"
+        f"<div><h3>{escape(words(name))}</h3>"
+        f"{pairs([(words(key), plain(value)) for key, value in values.items()])}</div>"
         for name, values in groups
         if values
     ]
     if data.seconds:
-        times = [(_words(stage), duration(value)) for stage, value in data.seconds.items()]
+        times = [(words(stage), duration(value)) for stage, value in data.seconds.items()]
         times.append(("in all", duration(sum(data.seconds.values()))))
         boxes.append(f"<div><h3>time per stage</h3>{pairs(times)}</div>")
     if not boxes:
         return ""
     lead = "Figures from another protocol do not compare with these; this is exactly how they came about."
     return section("protocol", "Protocol", lead, f'<div class="groups">{"".join(boxes)}</div>')
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 def _combinations(count: int) -> str:
@@ -334,7 +291,8 @@ def _combinations(count: int) -> str:
 ORDER: Sequence[Callable[[ReportData], str]] = (
     crops,
     comparison,
-    front,
+    fronts.devices,
+    fronts.front,
     assignment,
     images,
     saliency,

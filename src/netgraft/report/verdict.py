@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,23 @@ def verdict(data: ReportData) -> str:
     teacher, student = data.result.get("teacher") or {}, data.result.get("student") or {}
     if not student:
         return "This run has not chosen a student yet; what follows is what its stages found so far."
-    return " ".join(filter(None, (_speed(teacher, student), _quality(data, teacher, student), _gain(data, student))))
+    return " ".join(
+        filter(None, (_speeds(data, teacher, student), _quality(data, teacher, student), _gain(data, student)))
+    )
+
+
+def _speeds(data: ReportData, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
+    """How fast the student is on the device, or on each of several."""
+    devices = _devices(data)
+    if not devices:
+        return _speed(teacher, student)
+    return " ".join(f"On <code>{name}</code>: {_speed(before, after)}" for name, before, after in devices)
+
+
+def _devices(data: ReportData) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Where there are several devices, the name of each, escaped, and teacher and student there."""
+    rows = data.result.get("devices") or ()
+    return [(escape(row["name"]), row["teacher"], row["student"]) for row in rows] if len(rows) > 1 else []
 
 
 def _speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
@@ -106,10 +123,11 @@ def cards(data: ReportData) -> str:
     if not student:
         return ""
     found: list[tuple[str, str, str]] = []
-    speed = speedup(teacher, student)
-    if speed is not None:
-        note = f"{number(speed.low, 2)}–{number(speed.high, 2)} between quartiles"
-        found.append(("speed", number(speed.value, 2) + "×", note))
+    for name, old, new in _devices(data) or [("", teacher, student)]:
+        speed = speedup(old, new)
+        if speed is not None:
+            note = f"{number(speed.low, 2)}–{number(speed.high, 2)} between quartiles"
+            found.append((f"speed {name}".strip(), number(speed.value, 2) + "×", note))
     if is_number(teacher.get("psnr_db")) and is_number(student.get("psnr_db")):
         change = student["psnr_db"] - teacher["psnr_db"]
         found.append(("PSNR", number(change, 2, "dB", signed=True), f"to {number(student['psnr_db'], 2, 'dB')}"))

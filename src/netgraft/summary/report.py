@@ -31,6 +31,7 @@ from netgraft.stages import Run
 from netgraft.stages.delivery import SHIPPED, Delivery
 from netgraft.stages.joint import LOSS
 from netgraft.stages.scores import ScoreStages
+from netgraft.summary.devices import joint_ms, slowest
 from netgraft.summary.figures import versions
 from netgraft.summary.protocol import protocol
 
@@ -38,8 +39,9 @@ from netgraft.summary.protocol import protocol
 def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
     """Everything that the report shows."""
     data = run.config.data
+    names, backends = [bench.name for bench in run.benches], [run.bench.device.description.backend]
     return ReportData(
-        title=f"NAFNet refitted to {run.bench.device.description.backend}",
+        title=f"NAFNet refitted to {' and '.join(names if run.several else backends)}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         result=figures,
         versions=versions(),
@@ -49,6 +51,8 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
         saliency={metric: scores.tolist() for metric, scores in run.saliency.items()},
         options=_options(run),
         evaluations=_evaluations(run.measured[0]),
+        devices={delivery.bench.name: _evaluations(delivery) for delivery in run.measured} if run.several else {},
+        joint=_joint(run) if run.several else (),
         chosen=run.chosen,
         hypervolume={
             run.search.method: run.search.hypervolume.tolist(),
@@ -130,6 +134,24 @@ def _evaluations(delivery: Delivery) -> list[EvaluationRow]:
                 latency_ms=float(delivery.latency_ms[index]),
                 measured_latency_ms=None if measured is None else measured.median_ms,
                 measured_quartiles_ms=None if measured is None else (measured.q25_ms, measured.q75_ms),
+                source=run.search.method,
+            )
+        )
+    return rows
+
+
+def _joint(run: Run) -> list[EvaluationRow]:
+    """Every evaluation with the slowest device's latency, in percent of the teacher's."""
+    rows = []
+    for index, assignment in enumerate(run.search.assignments):
+        measured_ms = joint_ms(run, index)
+        measured = 100 * slowest(run, measured_ms) if measured_ms is not None else None
+        rows.append(
+            EvaluationRow(
+                assignment=_whole(run, assignment),
+                quality_loss_db=float(run.search.costs[index, LOSS]),
+                latency_ms=100 * float(run.latency[index]),
+                measured_latency_ms=measured if np.any(assignment) else 100.0,
                 source=run.search.method,
             )
         )
