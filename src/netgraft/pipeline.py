@@ -33,6 +33,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
     store = RunStore(out)
     with store.lock():
         run = Run(config, store, progress)
+        run.open_devices()  # what it is for: one that is missing is noticed before anything is trained
         run.sites  # where blocks may be replaced
         run.saliency  # how much each is expected to matter
         run.protection  # which of them keep the teacher's block

@@ -25,18 +25,18 @@ def devices(data: ReportData) -> str:
                 latency(teacher),
                 latency(student),
                 f"<b>{number(row['speedup'], 2)}×</b>",
-                number(teacher["psnr_db"], 2, "dB"),
-                number(student["psnr_db"], 2, "dB"),
+                f"{number(teacher['psnr_db'], 2)} → {number(student['psnr_db'], 2, 'dB')}",
                 significant(student.get("difference_max_abs")),
                 f"{escape(student['precision'])}<br><small>{escape(student['files'][0])}</small>",
             ]
         )
-    head = ["device", "teacher, median [quartiles]", "student", "speed", "teacher's PSNR", "student's PSNR"]
+    head = ["device", "teacher [quartiles]", "student", "speed", "PSNR", "off by", "delivered"]
     lead = (
         "One student for all devices. Each timed it in turns with the teacher, in the form that is delivered there; "
-        "milliseconds of different machines do not compare, shares of the teacher's latency do."
+        "milliseconds of different machines do not compare, shares of the teacher's latency do. Off by: the student's "
+        "largest difference to PyTorch, in images in [0, 1]."
     )
-    return section("devices", "Devices", lead, table([*head, "differs from PyTorch by", "delivered"], rows))
+    return section("devices", "Devices", lead, table(head, rows))
 
 
 def front(data: ReportData) -> str:

@@ -46,7 +46,7 @@ def comparison(data: ReportData) -> str:
         cells = [show(values) for _, values in columns]
         if any(cell != ABSENT for cell in cells):
             rows.append([label, *cells])
-    lead = "The student's column is what you would deploy, the teacher's is what it is measured against."
+    lead = "The student's column is what you would deploy, the teacher's is what it is measured against." + _first(data)
     compared = table(["", *(name for name, _ in columns)], rows)
     parts = [_limits(data.result.get("student") or {}), _precisions(data.result.get("precision") or {})]
     return section("numbers", "Numbers", lead, compared, *filter(None, parts))
@@ -111,7 +111,10 @@ def assignment(data: ReportData) -> str:
         marked.append(operator != original.get(path, operator))
     content = table(["site", "operator", "before", "after", "change"], rows, text_columns=2, marked=marked)
     replaced = sum(marked)
-    lead = f"The student replaces {replaced} of {len(rows)} sites; the bars show where its time went and goes."
+    lead = (
+        f"The student replaces {replaced} of {len(rows)} sites; the bars show where its time went and goes."
+        + _first(data)
+    )
     picked = data.chosen.get("chosen")
     plot = ""
     if picked is not None and data.latency_table and data.sites and data.options:
@@ -229,7 +232,7 @@ def additivity(data: ReportData) -> str:
         f"On the dotted line the blocks' latencies add up to the network's: here they are off by "
         f"{number(check.mape_percent, 1, '%')} on average, and order networks with a rank correlation of "
         f"{number(check.spearman, 3)}."
-    )
+    ) + _first(data)
     if check.corrected_mape_percent is not None and not check.corrected_mape_percent < check.mape_percent:
         lead += " What other whole networks teach about blocks and their neighbors does not lower that error."
     elif check.corrected_mape_percent is not None:
@@ -282,6 +285,11 @@ def protocol(data: ReportData) -> str:
         return ""
     lead = "Figures from another protocol do not compare with these; this is exactly how they came about."
     return section("protocol", "Protocol", lead, f'<div class="groups">{"".join(boxes)}</div>')
+
+
+def _first(data: ReportData) -> str:
+    """Whose latencies a section shows, where there are several devices."""
+    return f" Latencies here are those on <code>{escape(next(iter(data.devices)))}</code>." if data.devices else ""
 
 
 def _combinations(count: int) -> str:

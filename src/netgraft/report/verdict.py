@@ -63,7 +63,7 @@ def _speeds(data: ReportData, teacher: Mapping[str, Any], student: Mapping[str, 
     devices = _devices(data)
     if not devices:
         return _speed(teacher, student)
-    return " ".join(f"On <code>{name}</code>: {_speed(before, after)}" for name, before, after in devices)
+    return " ".join(_speed(old, new, f"On <code>{name}</code> the student") for name, old, new in devices)
 
 
 def _devices(data: ReportData) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
@@ -72,16 +72,16 @@ def _devices(data: ReportData) -> list[tuple[str, Mapping[str, Any], Mapping[str
     return [(escape(row["name"]), row["teacher"], row["student"]) for row in rows] if len(rows) > 1 else []
 
 
-def _speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
+def _speed(teacher: Mapping[str, Any], student: Mapping[str, Any], subject: str = "The student") -> str:
     speed = speedup(teacher, student)
     if speed is None:
-        return "The student's speed was not measured against the teacher's."
+        return f"{subject}'s speed was not measured against the teacher's."
     before, after = teacher["latency_ms"]["median"], student["latency_ms"]["median"]
     times = f"{significant(before, 'ms')} → {significant(after, 'ms')}"
     if speed.value < 1:
-        return f"The student is <b>{number(1 / speed.value, 2)} times slower</b> than the teacher ({times})."
+        return f"{subject} is <b>{number(1 / speed.value, 2)} times slower</b> than the teacher ({times})."
     ends = f"quartiles {number(speed.low, 2)}–{number(speed.high, 2)}"
-    return f"The student is <b>{number(speed.value, 2)} times as fast</b> as the teacher ({times}; {ends})."
+    return f"{subject} is <b>{number(speed.value, 2)} times as fast</b> as the teacher ({times}; {ends})."
 
 
 def _quality(data: ReportData, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ class DeviceStages(SurrogateStages):
     def benches(self) -> tuple[Bench, ...]:
         """The devices; the first is the one whose figures stand for the run where there is room for one."""
         names = self.config.device.names
-        return tuple(Bench(self, name, alone=len(names) == 1) for name in names)
+        return tuple(Bench(self, name, label=name if len(names) > 1 else "") for name in names)
 
     @property
     def bench(self) -> Bench:
@@ -39,7 +39,7 @@ class DeviceStages(SurrogateStages):
             ConfigError: two names stand for one device.
             DeviceError: what a device needs is missing.
         """
-        do_all([Job(device=bench.name, place=HERE, do=partial(_open, bench)) for bench in self.benches])
+        do_all([Job(device=bench.label, place=HERE, do=partial(_open, bench)) for bench in self.benches])
         for one, other in combinations(self.benches, 2):
             if one.device.description == other.device.description:
                 raise ConfigError(
@@ -50,8 +50,7 @@ class DeviceStages(SurrogateStages):
     def profiled(self) -> tuple[Bench, ...]:
         """The devices, measured: what every operator and a few whole networks cost there."""
         with self._timed("profile"):
-            if self.several:
-                self.open_devices()
+            self.open_devices()
             self.on_devices(lambda bench: bench.block_sessions)
             # What threads would otherwise make at the same time.
             self.surrogates, self.calibration  # noqa: B018
@@ -61,10 +60,7 @@ class DeviceStages(SurrogateStages):
     def on_devices(self, work: Callable[[Bench], object]) -> None:
         """Do something on every device: at the same time where they are separate machines, see :func:`do_all`."""
         do_all(
-            [
-                Job(device=bench.name if self.several else "", place=place_of(bench.device), do=partial(work, bench))
-                for bench in self.benches
-            ]
+            [Job(device=bench.label, place=place_of(bench.device), do=partial(work, bench)) for bench in self.benches]
         )
 
 

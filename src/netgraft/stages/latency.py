@@ -47,13 +47,14 @@ log = logging.getLogger(__name__)
 class BlockBench:
     """One device of a run, on which blocks are measured; each shape's operators are an artifact of their own.
 
-    stages: the run's, which all its devices share. name: the device's. alone: whether it is the only one.
+    stages: the run's, which all its devices share. name: the device's. label: what tells it from the run's others;
+    empty where there are none.
     """
 
-    def __init__(self, stages: SurrogateStages, name: str, *, alone: bool = True) -> None:
+    def __init__(self, stages: SurrogateStages, name: str, label: str = "") -> None:
         self.stages = stages
         self.name = name
-        self.alone = alone
+        self.label = label
         self._announced = False
 
     @unlocked
@@ -74,11 +75,11 @@ class BlockBench:
 
     def told(self, text: str) -> str:
         """A text about this device, which names it where there are others."""
-        return text if self.alone else f"{self.name}: {text}"
+        return f"{self.label}: {text}" if self.label else text
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """See :class:`Progress`."""
-        self.stages.progress(stage if self.alone else f"{stage} {self.name}", done, total)
+        self.stages.progress(f"{stage} {self.label}".strip(), done, total)
 
     @unlocked
     def block_sessions(self) -> Sessions:
