@@ -310,6 +310,20 @@ def test_a_limit_on_the_latency_holds_on_each_device(root: Path, copied: Path) -
         assert limit["met"]
 
 
+def test_a_limit_may_be_one_device_s(root: Path, copied: Path) -> None:
+    for joint in ("each", "slowest"):
+        run = Run(settings(root, joint=joint, max_latency_ms={SECOND: 6.0}), RunStore(copied))
+        assert [str(limit) for limit in run.limits] == [f"max_latency_ms on {SECOND} = 6"]
+        ms = run.latency_ms[run.front_on(0)]
+        assert (ms[:, 1] <= 6.0).all()
+        assert (ms[:, 0] > 6.0).any()
+    with pytest.raises(ConfigError, match=r"unknown device of this run .*'openvin'.*openvino"):
+        settings(root, max_latency_ms={"openvin": 6.0})
+    for nonsense in (0, "fast", {SECOND: -1.0}, {SECOND: True}, float("nan")):
+        with pytest.raises(ConfigError, match="must be milliseconds above 0, or such by device, but it is"):
+            settings(root, max_latency_ms=nonsense)
+
+
 def test_tables_and_the_report_name_the_devices(root: Path, copied: Path) -> None:
     run = Run(settings(root), RunStore(copied))
     table, document = stage_table("search", run)

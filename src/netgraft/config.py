@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from netgraft.data.images import DataConfig
 from netgraft.devices import timed_kind
@@ -159,8 +160,8 @@ class SearchConfig(_Strict):
     teacher's there, or each one's."""
     choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"
     """Which point of the front becomes the student."""
-    max_latency_ms: float | None = Field(None, gt=0)
-    """Hard limit of the student: its predicted latency, whole, on each device."""
+    max_latency_ms: float | dict[str, float] | None = None
+    """Hard limit of the student: its predicted latency, whole, on each device, or on those that are named."""
     max_macs: float | None = Field(None, gt=0)
     """Hard limit of the student: its multiply-accumulates, deployed, at the profiled size."""
     max_params: float | None = Field(None, gt=0)
@@ -169,6 +170,18 @@ class SearchConfig(_Strict):
     """Hard limit of the student: 4 bytes for each of its parameters and buffers, deployed."""
     min_psnr_db: float | None = Field(None, gt=0)
     """Hard limit of the student: its PSNR on the validation crops, before it is fine-tuned."""
+
+    @field_validator("max_latency_ms", mode="before")
+    @classmethod
+    def _latency(cls, most: object) -> object:
+        # Before pydantic, as for the sites.
+        for value in most.values() if isinstance(most, dict) else (most,):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+            if not number and most is not None:
+                raise ConfigError(
+                    f"search.max_latency_ms must be milliseconds above 0, or such by device, but it is {most!r}"
+                )
+        return most
 
     @field_validator("method")
     @classmethod
@@ -205,6 +218,18 @@ class RunConfig(_Strict):
         if min(size) < 64 or any(side % 16 for side in size):
             raise ConfigError(f"size {list(size)}: both sides must be multiples of 16, at least 64")
         return size
+
+    @model_validator(mode="after")
+    def _limited_devices(self) -> Self:
+        limits = self.search.max_latency_ms
+        for name in limits if isinstance(limits, dict) else ():
+            lookup("device of this run in search.max_latency_ms", name, dict.fromkeys(self.device.names))
+        return self
+
+    def max_latency_ms(self, device: str) -> float | None:
+        """The limit on the student's latency on a device of the run."""
+        limits = self.search.max_latency_ms
+        return limits.get(device) if isinstance(limits, dict) else limits
 
 
 def demo_preset() -> RunConfig:

@@ -32,7 +32,7 @@ MaxLoss = Annotated[
     typer.Option("--max-loss-db", help="The student is the fastest one that loses at most this before fine-tuning."),
 ]
 MaxLatency = Annotated[
-    float | None, typer.Option("--max-latency-ms", help="Hard limit: the student's predicted latency.")
+    float | None, typer.Option("--max-latency-ms", help="Hard limit: the student's predicted latency, on each device.")
 ]
 MaxMacs = Annotated[float | None, typer.Option("--max-macs", help="Hard limit: its multiply-accumulates.")]
 MaxParams = Annotated[float | None, typer.Option("--max-params", help="Hard limit: its parameters.")]
@@ -42,6 +42,12 @@ MinPsnr = Annotated[
     typer.Option("--min-psnr-db", help="Hard limit: its PSNR on the validation crops before fine-tuning."),
 ]
 
+Joint = Annotated[
+    str | None,
+    typer.Option(
+        "--joint", help="What several devices have minimized: the slowest's latency (slowest), or each one's."
+    ),
+]
 Base = Annotated[
     list[Path] | None,
     typer.Option(
@@ -70,6 +76,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
         max_size_bytes: MaxSize = None,
         min_psnr_db: MinPsnr = None,
         base: Base = None,
+        joint: Joint = None,
         as_json: Json = False,
     ) -> None:
         chosen = _config(
@@ -85,6 +92,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
             max_params=max_params,
             max_size_bytes=max_size_bytes,
             min_psnr_db=min_psnr_db,
+            joint=joint,
         )
         finish(work(chosen, out), as_json)
 
@@ -134,7 +142,7 @@ def _config(
     teacher: Path | None,
     devices: list[str] | None,
     base: list[Path] | None,
-    **search: float | None,
+    **search: float | str | None,
 ) -> RunConfig:
     """The config of a run folder: from the arguments, or the one that the folder was begun with.
 

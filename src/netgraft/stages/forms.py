@@ -212,7 +212,8 @@ def _open(device: Device, path: Path) -> Runnable:
 
 
 def _run(runnable: Runnable, x: Tensor) -> Tensor:
-    return torch.from_numpy(runnable.run(x.contiguous().numpy()))
+    # A copy: what comes from elsewhere may be read-only memory.
+    return torch.tensor(runnable.run(x.contiguous().numpy()))
 
 
 def _paths(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:

@@ -88,21 +88,19 @@ class JudgeStages(JointStages):
     @cached_property
     def limits(self) -> tuple[Constraint, ...]:
         """What the config allows a student at most, as the search takes it."""
-        config, found = self.config.search, []
-        if config.max_latency_ms is not None:
-            found += self._latency_limits(config.max_latency_ms)
+        config, found = self.config.search, self._latency_limits()
         if config.min_psnr_db is not None:
             most = self.teacher_validation_db - config.min_psnr_db
             found.append(Constraint(name="min_psnr_db", of=LOSS, limit=most, show=self._psnr_of_loss))
         return (*found, *self._count_limits(self.options))
 
-    def _latency_limits(self, most_ms: float) -> list[Constraint]:
-        """The limit on the latency, for each device."""
+    def _latency_limits(self) -> list[Constraint]:
+        """The limits on the latency, device by device."""
+        devices = enumerate(zip(self.benches, self.latency_limits, self.device_latencies, strict=True), start=LATENCY)
         return [
-            Constraint(name=name, of=latency if self.by_slowest else index, limit=most_ms)
-            for index, (name, latency) in enumerate(
-                zip(self.latency_limits, self.device_latencies, strict=True), start=LATENCY
-            )
+            Constraint(name=name, of=latency if self.by_slowest else index, limit=most)
+            for index, (bench, name, latency) in devices
+            if (most := self.config.max_latency_ms(bench.name)) is not None
         ]
 
     @property
