@@ -255,3 +255,42 @@ def test_a_correction_that_does_not_help_is_not_praised(report_data: ReportData)
     text = Page(render(replace(report_data, additivity=check))).text
     assert "does not lower that error" in text
     assert "brings the error to" not in text
+
+
+def test_several_devices_have_a_table_a_figure_each_and_one_for_all(report_data: ReportData) -> None:
+    """Names come from outside; the section stands behind the numbers, and is missing where there is one device."""
+    teacher, student = report_data.result["teacher"], report_data.result["student"]
+    names = ("onnxruntime", "adb:<b>&1/litert")
+    rows = [
+        {
+            "name": name,
+            "description": {"hardware": "<i>phone</i>"},
+            "teacher": teacher | {"latency_ms": {"median": 30.0, "q25": 29.0, "q75": 31.0}},
+            "student": student
+            | {"latency_ms": {"median": 10.0 + number, "q25": 10.0, "q75": 12.0}}
+            | {"difference_max_abs": None, "precision": "fp32", "files": ["student.onnx"]},
+            "speedup": 30.0 / (10.0 + number),
+            "precision": {"device": "int8" if number else "fp32"},
+        }
+        for number, name in enumerate(names)
+    ]
+    several = replace(
+        report_data,
+        result=report_data.result | {"devices": rows},
+        devices=dict.fromkeys(names, report_data.evaluations),
+        joint=report_data.evaluations,
+    )
+    page = Page(render(several))
+    assert not page.open
+    sections = page.sections()
+    assert sections == [*ALL_SECTIONS[:2], "devices", *ALL_SECTIONS[2:]]
+    assert "<i>phone</i>" in page.text
+    assert "adb:<b>&1/litert" in page.text
+    assert "On onnxruntime the student is 3.00 times as fast" in page.text
+    assert "On adb:<b>&1/litert the student is 2.73 times as fast" in page.text
+    assert "Latencies here are those on onnxruntime." in page.text
+    assert "as int8 networks" in page.text
+    plots = {attributes["id"] for attributes in page.all("div") if attributes.get("class") == "plot"}
+    assert {"plot-front", "plot-front-1", "plot-front-2"} <= plots
+    alone = Page(render(replace(report_data, result=report_data.result | {"devices": rows[:1]})))
+    assert alone.sections() == ALL_SECTIONS
