@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,14 +57,17 @@ def _bars() -> Iterator[Progress]:
     columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=err_console) as bars:
         tasks: dict[str, Any] = {}
+        # Devices that are measured at the same time tell of it at the same time.
+        one_by_one = threading.Lock()
 
         def progress(stage: str, done: int, total: int) -> None:
             name = stage.split(maxsplit=1)[0]
-            if name not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=bars.tasks[task].total)
-                tasks[name] = bars.add_task(stage, total=total)
-            bars.update(tasks[name], description=stage, completed=done, total=total)
+            with one_by_one:
+                if name not in tasks:
+                    for task in tasks.values():
+                        bars.update(task, completed=bars.tasks[task].total)
+                    tasks[name] = bars.add_task(stage, total=total)
+                bars.update(tasks[name], description=stage, completed=done, total=total)
 
         yield progress
         for task in tasks.values():

@@ -57,9 +57,12 @@ class JointStages(SpaceStages):
 
     def predicted_ms(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """The predicted latencies, (n, D), of assignments (n, S)."""
+        return np.stack([latency(rows) for latency in self._quantities], axis=1)
+
+    @cached_property
+    def _quantities(self) -> tuple[KnownQuantity, ...]:
         choices = Choices.of([len(names) for names in self.options.values()])
-        known = (KnownQuantity(choices, "latency", source) for source in self.device_latencies)
-        return np.stack([quantity(rows) for quantity in known], axis=1)
+        return tuple(KnownQuantity(choices, "latency", source) for source in self.device_latencies)
 
     def slowest(self, latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
         """The largest of several devices' latencies (n, D), each as a share of the teacher's there: (n,)."""
