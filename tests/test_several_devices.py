@@ -98,7 +98,7 @@ def settings(root: Path, also: tuple[str, ...] = (SECOND,), **search: Any) -> Ru
         "device": {
             "name": FIRST, "also": also, "samples": 2, "whole_samples": 2, "final_samples": 5, "check_networks": 3
         },
-        "search": {"budget": 27, "crops": 2, "calibration": 1, "max_loss_db": 3.0} | search,
+        "search": {"budget": 27, "crops": 2, "calibration": 1, "max_loss_db": 3.0, "joint": "each"} | search,
         "finetune": {"steps": 2, "batch": 2, "crop": 32},
     }  # fmt: skip
     return parse_config(values, "test")
