@@ -11,8 +11,8 @@ latencies, each as a share of the teacher's on the same device); means over the 
 
 ``--large``: all 36 blocks of the embedded teacher with six operators and the same latencies, which add up; losses are
 made up (sums over sites, with interactions of neighbors), and foreseen with an error, as in a run. Of such a space no
-true front is known: printed are the hypervolumes themselves, after 50, 100 and 150 evaluations, with latencies as shares
-of the teacher's, below the teacher and a loss of 1.8 dB.
+true front is known: printed are the hypervolumes themselves, after 50, 100 and 150 evaluations, latencies as shares of
+the teacher's, below the teacher and a loss of 1.8 dB.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class SearchConfig(_Strict):
     """Features that are kept between evaluations, in MiB at most; changes the time that they take, not the results."""
     max_loss_db: float = Field(1.0, gt=0)
     """The student is the fastest assignment that loses at most this, before it is fine-tuned."""
-    joint: Literal["slowest", "each"] = "each"
+    joint: Literal["slowest", "each"] = "slowest"
     """What is minimized beside the loss where there are several devices: the slowest's latency, as a share of the
     teacher's there, or each one's."""
     choose: Literal["fastest_within", "knee", "fastest"] = "fastest_within"

@@ -14,6 +14,7 @@ from netgraft.search import non_dominated
 from netgraft.stages import Run
 from netgraft.stages.delivery import Delivery
 from netgraft.stages.joint import LOSS
+from netgraft.stages.whole import Bench
 
 Rows = list[dict[str, Any]]
 
@@ -56,8 +57,16 @@ def device_row(delivery: Delivery, precision: Mapping[str, Any]) -> dict[str, An
         "front": front,
         "front_left_out": left_out,
         "ceiling": dataclasses.asdict(delivery.stages.ceiling_on(delivery.bench)),
+        "additivity": additivity_row(delivery.bench),
+        "latency_model": delivery.bench.latency_model.as_dict(),
         "drift_percent": delivery.drift_percent,
     }
+
+
+def additivity_row(bench: Bench) -> dict[str, Any]:
+    """How well the latencies of a device's blocks add up."""
+    found = dataclasses.asdict(bench.additivity)
+    return {name: value for name, value in found.items() if name not in ("pairs", "corrected_ms")}
 
 
 def device_front(delivery: Delivery) -> tuple[Rows, Rows]:
@@ -118,7 +127,7 @@ def joint_ms(run: Run, index: int) -> list[float] | None:
 
 def slowest(run: Run, measured_ms: Sequence[float]) -> float:
     """The largest of the devices' latencies, each as a share of what was measured of the teacher there."""
-    teachers = (delivery.latencies[delivery.device_precision].get("teacher") for delivery in run.measured)
+    teachers = (delivery.latencies.get(delivery.device_precision, {}).get("teacher") for delivery in run.measured)
     ms = (
         predicted if teacher is None else teacher.median_ms
         for teacher, predicted in zip(teachers, run.teacher_ms.tolist(), strict=True)

@@ -14,7 +14,7 @@ from netgraft.search.constraints import ROUNDING
 from netgraft.stages import Run
 from netgraft.stages.joint import LOSS
 from netgraft.stages.space import COUNTS
-from netgraft.summary.devices import device_front, device_row, joint_front, network_row
+from netgraft.summary.devices import additivity_row, device_front, device_row, joint_front, network_row
 from netgraft.summary.protocol import protocol
 from netgraft.summary.warnings import all_warnings
 
@@ -51,11 +51,7 @@ def result(run: Run) -> dict[str, Any]:
     if run.several:
         figures["joint"] = joint_front(run)
     figures["protocol"] = protocol(run)
-    figures["additivity"] = {
-        name: value
-        for name, value in dataclasses.asdict(first.bench.additivity).items()
-        if name not in ("pairs", "corrected_ms")
-    }
+    figures["additivity"] = additivity_row(first.bench)
     figures["drift_percent"] = first.drift_percent
     figures["warnings"] = all_warnings(run, precisions, limits)
     figures["latency_model"] = first.bench.latency_model.as_dict()

@@ -9,6 +9,12 @@ from netgraft.evaluate import PROTOCOL
 from netgraft.restore import OVERLAP
 from netgraft.stages import Run
 
+JOINT = {
+    "slowest": "the largest of the devices' latencies, each as a share of the teacher's there, is the objective",
+    "each": "each device's latency is an objective; the student is chosen by the slowest's share of the teacher's",
+}
+"""What several devices have minimized, by the setting."""
+
 
 def protocol(run: Run) -> dict[str, Any]:
     """How each figure came about."""
@@ -33,6 +39,7 @@ def protocol(run: Run) -> dict[str, Any]:
             f"{first.bench.latency_model.networks} networks measured whole"
             if first.bench.latency_model.corrections
             else "sum of block medians from the latency table",
+            **({"devices": JOINT[config.search.joint]} if run.several else {}),
             "method": config.search.method,
             "evaluations": len(run.search.costs),
         },
