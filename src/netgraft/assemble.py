@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.distill import SurrogateKey
-from netgraft.nets.blocks import StaticNorm, calibrating
+from netgraft.nets.blocks import calibrating
+from netgraft.nets.quantized import FOLLOWING
 from netgraft.sites import KEEP, Site
 
 Assignment = Mapping[str, str]
@@ -25,8 +26,9 @@ def assemble(
 ) -> nn.Module:
     """A new network, in eval mode: ``module`` with copies of the chosen surrogates at their sites.
 
-    calibration: (b, 3, h, w) images; with them, the frozen norms of the student are calibrated once more, site by
-    site, on the inputs that the student really produces: without, many together diverge.
+    calibration: (b, 3, h, w) images; with them, the frozen norms of the student and the ranges of its blocks in 8 bits
+    are calibrated once more, site by site, on the inputs that the student really produces: without, many together
+    diverge.
     """
     # As if copied already: the copy of the network takes these, and the blocks that they replace are not copied.
     chosen = {
@@ -36,8 +38,8 @@ def assemble(
     }
     student = copy.deepcopy(module, chosen).eval()
     if calibration is not None:
-        # The norms alone: the scales of a frozen attention are learned, and going back to its mean would undo that.
-        with torch.no_grad(), calibrating(student, StaticNorm):
+        # Not the scales of a frozen attention: they are learned, and going back to its mean would undo that.
+        with torch.no_grad(), calibrating(student, FOLLOWING):
             student(calibration)
     return student
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from netgraft.data.images import DataConfig
-from netgraft.devices import timed_kind
+from netgraft.devices import MIXED, timed_kind
 from netgraft.distill import DistillConfig
 from netgraft.errors import ConfigError
 from netgraft.finetune import FinetuneConfig
@@ -135,6 +135,11 @@ class DeviceConfig(_Strict):
     def names(self) -> tuple[str, ...]:
         """All devices, the first one first."""
         return (self.name, *self.also)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether one of them computes some blocks in fewer bits than others, so that each may be in either."""
+        return any(name.rpartition(":")[2] == MIXED for name in self.names)
 
 
 class SearchConfig(_Strict):

@@ -11,7 +11,8 @@ from netgraft.evaluate import Evaluation
 from netgraft.export import Export
 from netgraft.precision import SINGLE, Comparison
 from netgraft.stages.delivery import SHIPPED, Delivery
-from netgraft.stages.forms import CALIBRATION_SEED, Form, NoForm
+from netgraft.stages.forms import Form, NoForm
+from netgraft.stages.surrogates import CALIBRATION_SEED
 
 
 def precision(delivery: Delivery) -> dict[str, Any]:

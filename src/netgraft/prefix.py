@@ -24,7 +24,8 @@ from netgraft.cache import GreedyDualCache
 from netgraft.distill import SurrogateKey
 from netgraft.errors import ConfigError
 from netgraft.evaluate import crop_psnrs_db
-from netgraft.nets.blocks import StaticNorm, calibrating, deploy
+from netgraft.nets.blocks import calibrating, deploy
+from netgraft.nets.quantized import FOLLOWING
 from netgraft.sites import KEEP
 
 CACHE_BYTES = 1 << 30
@@ -187,7 +188,7 @@ class PrefixScores:
     def _calibrate(self, student: _Student, site: int, keep: bool, source: nn.Module, last: bool, x: Tensor) -> Tensor:
         began = time.thread_time()
         block = copy.deepcopy(source).eval()
-        with calibrating(block, StaticNorm):
+        with calibrating(block, FOLLOWING):
             block(x)
         student.blocks[site] = deploy(block)
         if keep:
@@ -204,7 +205,7 @@ class PrefixScores:
         return self._module.get_submodule(key[0]) if key[1] == KEEP else self._surrogates[key]
 
     def _is_static(self, key: SurrogateKey) -> bool:
-        return any(isinstance(part, StaticNorm) for part in self._source(key).modules())
+        return any(isinstance(part, FOLLOWING) for part in self._source(key).modules())
 
     def _block(self, key: SurrogateKey) -> nn.Module:
         """The module deployed, which is done once."""

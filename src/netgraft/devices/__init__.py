@@ -40,6 +40,7 @@ from netgraft.devices.measure import (
     measure_modules,
     time_networks,
 )
+from netgraft.devices.mixed_device import MIXED, MixedDevice
 from netgraft.devices.onnx.device import OnnxDevice
 from netgraft.devices.onnx.graph import onnx_bytes, to_onnx
 from netgraft.devices.onnx.int8 import quantize_onnx
@@ -54,6 +55,7 @@ __all__ = [
     "DEVICES",
     "DRIFT_PERCENT",
     "HERE",
+    "MIXED",
     "AiHubDevice",
     "Clock",
     "Device",
@@ -68,6 +70,7 @@ __all__ = [
     "Int8Device",
     "Latency",
     "MeasureProtocol",
+    "MixedDevice",
     "OnnxDevice",
     "OnnxParts",
     "OnnxRuntimeDevice",

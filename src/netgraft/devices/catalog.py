@@ -27,6 +27,7 @@ from netgraft.devices.far import places
 from netgraft.devices.far.adb import INSTALL as ADB
 from netgraft.devices.far.adb import lacking_phone
 from netgraft.devices.int8_device import Int8Device
+from netgraft.devices.mixed_device import MixedDevice
 from netgraft.devices.onnx.int8 import quantize_onnx
 from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.devices.onnx.session import lacking_provider
@@ -102,6 +103,15 @@ def _openvino_int8(threads: int) -> Device:
     # Opened now, so that a missing quantizer is noticed before the first network.
     import_nncf()
     return Int8Device(OpenVinoDevice(threads), quantize_with_nncf)
+
+
+def _onnxruntime_mixed(threads: int) -> Device:
+    return MixedDevice(OnnxRuntimeDevice(threads), quantize_onnx)
+
+
+def _openvino_mixed(threads: int) -> Device:
+    import_nncf()
+    return MixedDevice(OpenVinoDevice(threads), quantize_with_nncf)
 
 
 def _ethos_u(name: str) -> DeviceKind:
@@ -187,6 +197,13 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 install="pip install onnxruntime",
                 note="ONNX Runtime, this processor, int8",
             ),
+            DeviceKind(
+                name="onnxruntime:mixed",
+                open=_onnxruntime_mixed,
+                modules=("onnxruntime",),
+                install="pip install onnxruntime",
+                note="ONNX Runtime, this processor, each block in fp32 or int8",
+            ),
             _provider("xnnpack", "XnnpackExecutionProvider", "a build of ONNX Runtime with XNNPACK", "XNNPACK"),
             _provider("nnapi", "NnapiExecutionProvider", "ONNX Runtime for Android", "Android's NNAPI"),
             _provider("coreml", "CoreMLExecutionProvider", "ONNX Runtime for macOS", "Apple's Core ML"),
@@ -214,6 +231,13 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 modules=("openvino", "nncf"),
                 install=_OPENVINO,
                 note="OpenVINO, this processor, int8",
+            ),
+            DeviceKind(
+                name="openvino:mixed",
+                open=_openvino_mixed,
+                modules=("openvino", "nncf"),
+                install=_OPENVINO,
+                note="OpenVINO, this processor, each block in fp32 or int8",
             ),
             DeviceKind(
                 name="litert",

@@ -12,6 +12,9 @@ from netgraft.devices.device import Array, Clock, Device, DeviceDescription, Run
 from netgraft.devices.onnx.device import OnnxDevice, checked
 from netgraft.errors import ExportError
 
+MIXED = "mixed"
+"""The precision of such a device."""
+
 QuantizeNodes = Callable[[bytes, Array, Collection[str]], bytes]
 """From an ONNX file, its calibration inputs (n, c, h, w) and names of its nodes to the file with these in 8 bits.
 
@@ -27,7 +30,7 @@ class MixedDevice(OnnxDevice):
     is computed as ``device`` does.
     """
 
-    precision = "mixed"
+    precision = MIXED
 
     def __init__(self, device: OnnxDevice, quantize: QuantizeNodes) -> None:
         super().__init__(device.threads, fast_forms=device.fast_forms)

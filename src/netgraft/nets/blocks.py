@@ -38,7 +38,9 @@ class Calibrated(nn.Module):
 
 
 @contextmanager
-def calibrating(module: nn.Module, kind: type[Calibrated] = Calibrated) -> Iterator[None]:
+def calibrating(
+    module: nn.Module, kind: type[Calibrated] | tuple[type[Calibrated], ...] = Calibrated
+) -> Iterator[None]:
     """While open, a forward pass refits every calibrated module of ``module``, in place, in the order of the data.
 
     Each sees what the blocks before it, already calibrated, really produce: calibrating all of them on the

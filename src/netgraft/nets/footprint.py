@@ -9,6 +9,7 @@ from torch import nn
 
 from netgraft.nets.blocks import deploy
 from netgraft.nets.macs import count_macs
+from netgraft.nets.quantized import QuantizedConv, shipped
 
 FLOAT_BYTES = 4
 """Of one number in fp32."""
@@ -23,14 +24,17 @@ class Footprint:
     params: int
     """Parameters."""
     size_bytes: int
-    """Its parameters and buffers in fp32, 4 bytes each; a file adds some kB for its graph."""
+    """Its parameters and buffers in fp32, 4 bytes each, or 1 byte where weights are in 8 bits; a file adds some kB for its
+    graph."""
 
     @classmethod
     def of(cls, module: nn.Module, size: tuple[int, int], channels: int = 3) -> Footprint:
         """What ``module`` takes on one input of (1, channels, h, w), ``size`` being (h, w)."""
-        deployed = deploy(module)
+        deployed, rounded = shipped(module), deploy(module)
+        in_8_bits = sum(part.conv.weight.numel() for part in rounded.modules() if isinstance(part, QuantizedConv))
+        numbers = sum(t.numel() for t in chain(deployed.parameters(), deployed.buffers()))
         return cls(
             macs=count_macs(deployed, size, channels),
             params=sum(p.numel() for p in deployed.parameters()),
-            size_bytes=FLOAT_BYTES * sum(t.numel() for t in chain(deployed.parameters(), deployed.buffers())),
+            size_bytes=FLOAT_BYTES * (numbers - in_8_bits) + in_8_bits,
         )

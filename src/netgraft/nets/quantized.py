@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from netgraft.nets.blocks import Calibrated, deploy
+from netgraft.nets.blocks import Calibrated, StaticNorm, deploy
 
 LEVELS, LARGEST = 255, 127
 """Of unsigned activations, and of signed weights."""
@@ -94,6 +94,10 @@ class QuantizedBlock(Calibrated):
         return copy.deepcopy(self.rounded)
 
 
+FOLLOWING: tuple[type[Calibrated], ...] = (StaticNorm, QuantizedBlock)
+"""What is calibrated anew in every student, on what the blocks before it really give; other constants are learned."""
+
+
 def _rounded(block: nn.Module) -> nn.Sequential:
     return nn.Sequential(Rounding(), quantized(deploy(block)))
 
@@ -101,6 +105,11 @@ def _rounded(block: nn.Module) -> nn.Sequential:
 def shipped(module: nn.Module) -> nn.Module:
     """A copy of ``module``, deployed and without rounding: what is exported, for runtimes that round themselves."""
     return unquantized(deploy(module))
+
+
+def has_rounding(module: nn.Module) -> bool:
+    """Whether a part of ``module`` rounds."""
+    return any(isinstance(part, Rounding) for part in module.modules())
 
 
 def quantized_network(module: nn.Module, images: Tensor) -> nn.Module:

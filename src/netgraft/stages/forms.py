@@ -14,22 +14,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraft.data.images import crops_of
-from netgraft.devices import Device, FileDevice, FormDevice, ReducedDevice, Runnable, disagreement, torch_output
+from netgraft.devices import (
+    Device,
+    FileDevice,
+    FormDevice,
+    MixedDevice,
+    ReducedDevice,
+    Runnable,
+    disagreement,
+    torch_output,
+)
 from netgraft.errors import DeviceError, ExportError
 from netgraft.export import Export
 from netgraft.nets.blocks import deploy
 from netgraft.precision import SINGLE
 from netgraft.restore import Restorer, open_restorer
+from netgraft.stages.latency import in_precisions
 from netgraft.stages.scores import ScoreStages
 from netgraft.stages.student import digest_of_files
+from netgraft.stages.surrogates import CALIBRATION_SEED
 from netgraft.stages.unlocked import unlocked
 from netgraft.stages.whole import Bench
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_SEED = 2
-"""Of the crops that networks are quantized on: others than those that students are calibrated on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +104,6 @@ class Forms:
         return single if isinstance(single, FormDevice | FileDevice) else None
 
     @unlocked
-    def quantization_crops(self) -> Tensor:
-        """The images that networks are quantized on, (n + 1, 3, h, w): what they never reach is cut off, so that
-        the first crop comes once more, stretched from black to white."""
-        count, size = self.stages.config.device.calibration, self.stages.config.size
-        degraded, _ = crops_of(self.stages.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
-        low, high = degraded[:1].min(), degraded[:1].max()
-        return torch.cat([degraded, (degraded[:1] - low) / (high - low).clamp_min(1e-3)])
-
-    @unlocked
     def forms(self) -> dict[str, dict[str, Form | NoForm]]:
         """By precision and network: what the device runs, in :data:`SINGLE` as well if it runs that. Empty where it
         computes in fp32 alone, or cannot be judged: then the exported ONNX files are all that there is.
@@ -143,8 +141,8 @@ class Forms:
         def make() -> dict[str, Any]:
             paths = [fixed]
             try:
-                if isinstance(device, FormDevice):
-                    content = device.form(deploy(module), self.quantization_crops[:1], self.quantization_crops)
+                content = self._content(name, module, device)
+                if content:
                     paths = [folder / f"{name}{self.bench.tag}.{ending}" for ending in content]
                     for path, data in zip(paths, content.values(), strict=True):
                         self.stages.store.write(path, data)
@@ -173,6 +171,16 @@ class Forms:
             difference_rms=stored["difference_rms"],
             open=partial(_open, device, files[0]),
         )
+
+    def _content(self, name: str, module: nn.Module, device: Device) -> Mapping[str, bytes]:
+        """The files of a network for a device, by ending; none where the device opens the exported ones."""
+        deployed, images = deploy(module), self.stages.quantization_crops
+        if isinstance(device, MixedDevice):
+            assert self.bench.parts is not None, "the device takes ONNX graphs"
+            single, paths = in_precisions(self.stages.assignment if name == "student" else {})
+            content = device.mixed(self.bench.parts.network(deployed, single), paths, images)
+            return {f"{device.precision}.{ending}": data for ending, data in device.own_files(content).items()}
+        return device.form(deployed, images[:1], images) if isinstance(device, FormDevice) else {}
 
     def form_key(self, name: str, device: Device) -> dict[str, Any]:
         """What a form depends on; those of another student or device in the same folder are told apart by it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from netgraft.devices import (
     Device,
     Latency,
     MeasureProtocol,
+    MixedDevice,
     OnnxDevice,
     OnnxParts,
     QueueDevice,
@@ -27,8 +28,8 @@ from netgraft.devices import (
     open_device,
 )
 from netgraft.errors import ExportError
-from netgraft.nets.blocks import deploy
-from netgraft.operators import options_for
+from netgraft.nets.quantized import shipped
+from netgraft.operators import in_int8, in_single, options_for
 from netgraft.sites import KEEP, Site
 from netgraft.stages.surrogates import SurrogateStages
 from netgraft.stages.unlocked import unlocked
@@ -40,6 +41,9 @@ Sessions = dict[str, dict[str, Latency | Unsupported]]
 
 REFERENCE = "(reference)"
 """The name under which every session times one and the same block; no operator's, by its parentheses."""
+
+TIMING_CROPS = 2
+"""Images that a network is quantized on where only its latency counts."""
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +144,7 @@ class BlockBench:
         """Deployed blocks for a site by operator, each with its input."""
         block, example = self.stages.teacher.module.get_submodule(site.path), site.example(self.stages.config.size)
         return {
-            name: (deploy(block if name == KEEP else self.stages.pool[name].start(block, site)), example)
+            name: (shipped(block if name == KEEP else self.stages.pool[name].start(block, site)), example)
             for name in operators
         }
 
@@ -162,10 +166,17 @@ class BlockBench:
             self.progress("measure", next(done), len(networks))
             if ready and name in ready:
                 return ready[name]()
-            return self._compile(module, example, lambda parts: parts.network(module, networks[name][1]))
+            single, paths = in_precisions(networks[name][1])
+            return self._compile(
+                module,
+                example,
+                lambda parts: parts.network(module, single),
+                paths,
+                self.stages.quantization_crops[:TIMING_CROPS],
+            )
 
         return self._time(
-            {name: (deploy(network), example) for name, (network, _) in networks.items()}, samples, compile_one
+            {name: (shipped(network), example) for name, (network, _) in networks.items()}, samples, compile_one
         )
 
     def _time(
@@ -176,7 +187,7 @@ class BlockBench:
     ) -> dict[str, Latency | Unsupported]:
         """One session: what is asked for in turns, and among it the reference, which tells sessions apart."""
         site = self._reference
-        reference = deploy(self.stages.teacher.module.get_submodule(site.path))
+        reference = shipped(self.stages.teacher.module.get_submodule(site.path))
 
         def compile_any(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
             if name == REFERENCE:
@@ -205,21 +216,36 @@ class BlockBench:
         return OnnxParts(self.stages.sites, example, fast_forms=device.fast_forms, fp16_safe=device.fp16_safe)
 
     def _compile_block(self, site: Site, operator: str, module: nn.Module) -> Runnable | Unsupported:
+        example = site.example(self.stages.config.size)
+        # The empty path is the block itself.
+        paths = ("",) if in_int8(operator) else ()
         return self._compile(
-            module, site.example(self.stages.config.size), lambda parts: parts.block(site, operator, module)
+            module, example, lambda parts: parts.block(site, in_single(operator), module), paths, example
         )
 
     def _compile(
-        self, module: nn.Module, example: Tensor, graph: Callable[[OnnxParts], bytes]
+        self,
+        module: nn.Module,
+        example: Tensor,
+        graph: Callable[[OnnxParts], bytes],
+        paths: Sequence[str],
+        calibration: Tensor,
     ) -> Runnable | Unsupported:
-        """A deployed module on the device, put together from parts where there are any."""
+        """A deployed module on the device, put together from parts where there are any.
+
+        paths: of what is in 8 bits, where the device mixes precisions; calibration: inputs that it is quantized on.
+        """
         if self.parts is None or not isinstance(self.device, OnnxDevice):
             return self.device.compile(module, example)
         try:
             content = graph(self.parts)
         except ExportError as error:
+            if paths and isinstance(self.device, MixedDevice):
+                return Unsupported(f"it cannot be put together from parts, of which some are in 8 bits: {error}")
             log.info("not put together from parts but exported whole: %s", error)
             return self.device.compile(module, example)
+        if isinstance(self.device, MixedDevice):
+            return self.device.compile_mixed(content, paths, module, example, calibration)
         return self.device.compile_graph(content, module, example)
 
     def _example(self) -> Tensor:
@@ -228,6 +254,12 @@ class BlockBench:
 
     def protocol(self, samples: int) -> MeasureProtocol:
         return MeasureProtocol(samples=samples, seed=self.stages.config.seed)
+
+
+def in_precisions(assignment: Assignment) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The same operators in single precision, and the paths of those that are in 8 bits."""
+    single = {path: in_single(name) for path, name in assignment.items()}
+    return single, tuple(path for path, name in assignment.items() if in_int8(name))
 
 
 def latency_row(entry: Latency | Unsupported) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from netgraft.devices import OnnxParts, onnx_bytes
 from netgraft.errors import ExportError
 from netgraft.export import Export
 from netgraft.finetune import Finetuning
+from netgraft.nets.quantized import has_rounding, quantized_network, shipped
 from netgraft.stages.folder import CheckpointTimer
+from netgraft.stages.latency import in_precisions
 from netgraft.stages.search import SearchStages
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class StudentStages(SearchStages):
         config = self.config.finetune
         with self._timed("finetune"):
             start = self.student_of(self.assignment)
+            if config.quantized:
+                start = quantized_network(start, self.quantization_crops)
             work = Finetuning(start, self.teacher.module, config)
             key = self.search_key() | {"assignment": self.assignment, "finetune": config.model_dump()}
             path = self.store.path("finetune/student", key, ".pt")
@@ -54,7 +58,9 @@ class StudentStages(SearchStages):
             work.run(crop_batches(source, [stage], seed=self.config.seed + 1, first_step=before), on_step)
             if work.step != before:
                 self.store.save_tensors(path, work.state())
-        return (work.average if config.steps else start), work.losses
+        student = work.average if config.steps else start
+        # What rounded meanwhile has done its part: from here on devices do so themselves.
+        return (shipped(student) if has_rounding(student) else student), work.losses
 
     @cached_property
     def exports(self) -> dict[str, Export]:
@@ -115,7 +121,7 @@ class StudentStages(SearchStages):
     def _fixed_content(self, parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
         """The ONNX file of a deployed network with these operators, from parts that were exported for its timing."""
         try:
-            return parts.network(deployed, assignment)
+            return parts.network(deployed, in_precisions(assignment)[0])
         except ExportError as error:
             log.info("not put together from parts but exported whole: %s", error)
             return onnx_bytes(deployed, parts.example)

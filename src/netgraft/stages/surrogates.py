@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from netgraft.assemble import assemble
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import crops_of, train_source
 from netgraft.distill import Distillation, SurrogateKey, fit_surrogates, start_surrogates, surrogate_errors
-from netgraft.features import site_features
-from netgraft.operators import options_for
+from netgraft.features import SiteFeatures, site_features
+from netgraft.nets.blocks import calibrating
+from netgraft.nets.quantized import QuantizedBlock
+from netgraft.operators import in_int8, in_single, options_for
+from netgraft.sites import KEEP
 from netgraft.stages.folder import CheckpointTimer
 from netgraft.stages.teacher import TeacherStages
 
@@ -30,6 +35,10 @@ class Surrogates:
     """Normalized L2 on the calibration features, at the end."""
 
 
+CALIBRATION_SEED = 2
+"""Of the crops that networks are quantized on: others than those that students are calibrated on."""
+
+
 class SurrogateStages(TeacherStages):
     """Distills the surrogates; a stopped distillation continues at its last checkpoint."""
 
@@ -37,7 +46,7 @@ class SurrogateStages(TeacherStages):
     def surrogates(self) -> Surrogates:
         """A trained replacement for every operator at every open site."""
         with self._timed("distill"):
-            modules = start_surrogates(self.teacher.module, self.open_sites, self.pool, seed=self.config.seed)
+            modules = start_surrogates(self.teacher.module, self.open_sites, self.learned, seed=self.config.seed)
             paths = {key: self._surrogate_path(key) for key in modules}
             missing = {key: module for key, module in modules.items() if not paths[key].exists()}
             if missing and self.config.distill.joint_steps:
@@ -49,11 +58,44 @@ class SurrogateStages(TeacherStages):
         for key, module in modules.items():
             module.load_state_dict(stored[key]["module"])
             module.eval()
+        errors = {key: float(entry["error"]) for key, entry in stored.items()}
+        if self.config.device.mixed:
+            twins, twin_errors = self._in_8_bits(modules)
+            modules, errors = modules | twins, errors | twin_errors
         return Surrogates(
-            modules=modules,
-            losses={key: entry["losses"] for key, entry in stored.items()},
-            errors={key: entry["error"] for key, entry in stored.items()},
+            modules=modules, losses={key: entry["losses"] for key, entry in stored.items()}, errors=errors
         )
+
+    def _in_8_bits(
+        self, trained: Mapping[SurrogateKey, nn.Module]
+    ) -> tuple[dict[SurrogateKey, nn.Module], dict[SurrogateKey, float]]:
+        """The options that are trained ones, or the teacher's blocks, in 8 bits, and their errors; they learn nothing
+        but their ranges."""
+        found: dict[SurrogateKey, nn.Module] = {}
+        features = self._features()
+        for site in self.open_sites:
+            for name in filter(in_int8, options_for(site, self.pool)):
+                single = in_single(name)
+                block = self.teacher.module.get_submodule(site.path) if single == KEEP else trained[site.path, single]
+                twin = found[site.path, name] = QuantizedBlock(copy.deepcopy(block)).eval()
+                with torch.no_grad(), calibrating(twin, QuantizedBlock):
+                    twin(features[site.path].x)
+        return found, surrogate_errors(found, features)
+
+    def _features(self) -> Mapping[str, SiteFeatures]:
+        """What the open sites take and give on a few training crops."""
+        crop = self.config.distill.crop
+        degraded, _ = crops_of(self.config.data, "train", count=8, size=(crop, crop), seed=self.config.seed)
+        return site_features(self.teacher.module, degraded, self.open_sites)
+
+    @cached_property
+    def quantization_crops(self) -> Tensor:
+        """The images that networks are quantized on, (n + 1, 3, h, w): what they never reach is cut off, so that
+        the first crop comes once more, stretched from black to white."""
+        count, size = self.config.device.calibration, self.config.size
+        degraded, _ = crops_of(self.config.data, "train", count=count, size=size, seed=CALIBRATION_SEED)
+        low, high = degraded[:1].min(), degraded[:1].max()
+        return torch.cat([degraded, (degraded[:1] - low) / (high - low).clamp_min(1e-3)])
 
     @cached_property
     def calibration(self) -> Tensor:
@@ -70,15 +112,13 @@ class SurrogateStages(TeacherStages):
     def _surrogate_path(self, key: SurrogateKey) -> Path:
         made_from = {"schema": 1, "origin": self.origin, "distill": self.config.distill.model_dump(), "key": key}
         if self.config.distill.joint_steps:
-            made_from["together"] = [[site.path, *options_for(site, self.pool)[1:]] for site in self.open_sites]
+            made_from["together"] = [[site.path, *options_for(site, self.learned)[1:]] for site in self.open_sites]
         return self.store.path(f"surrogates/{key[0]}.{key[1]}", made_from, ".pt")
 
     def _distill(self, modules: dict[SurrogateKey, nn.Module], paths: Mapping[SurrogateKey, Path]) -> None:
-        config, data = self.config.distill, self.config.data
-        degraded, _ = crops_of(data, "train", count=8, size=(config.crop, config.crop), seed=self.config.seed)
-        features = site_features(self.teacher.module, degraded, self.open_sites)
+        config, features = self.config.distill, self._features()
         fit_surrogates(modules, features)
-        work = Distillation(self.teacher.module, self.open_sites, modules, self.pool, config, seed=self.config.seed)
+        work = Distillation(self.teacher.module, self.open_sites, modules, self.learned, config, seed=self.config.seed)
         progress_path = self.store.path("surrogates/progress", sorted(str(paths[key]) for key in modules), ".pt")
         if progress_path.exists():
             work.load_state(self.store.load_tensors(progress_path))
@@ -89,7 +129,7 @@ class SurrogateStages(TeacherStages):
             if save.due():
                 self.store.save_tensors(progress_path, now.state())
 
-        source = train_source(data, fraction=config.data_fraction, seed=self.config.seed)
+        source = train_source(self.config.data, fraction=config.data_fraction, seed=self.config.seed)
         stage = CropStage(steps=config.all_steps, size=config.crop, batch=config.batch)
         batches = crop_batches(source, [stage], seed=self.config.seed, first_step=work.step)
         work.run((degraded for degraded, _ in batches), on_step)

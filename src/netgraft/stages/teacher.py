@@ -15,7 +15,7 @@ from netgraft.data.images import crops_of, fingerprint
 from netgraft.errors import ConfigError
 from netgraft.nets.footprint import Footprint
 from netgraft.nets.load import Teacher, load_teacher
-from netgraft.operators import Operator, operator_pool, options_for
+from netgraft.operators import Operator, operator_pool, options_for, with_int8
 from netgraft.saliency import Protection, protect, saliency
 from netgraft.sites import KEEP, Site, find_sites, paper_sites, select_sites
 from netgraft.stages.folder import RunFolder
@@ -53,9 +53,14 @@ class TeacherStages(RunFolder):
         return find_sites(self.teacher.module, self.config.size)
 
     @cached_property
-    def pool(self) -> Mapping[str, Operator]:
-        """The operators on offer."""
+    def learned(self) -> Mapping[str, Operator]:
+        """The operators that are trained or fitted."""
         return operator_pool(self.config.space.operators)
+
+    @cached_property
+    def pool(self) -> Mapping[str, Operator]:
+        """The operators on offer; where a device mixes precisions, in each of them."""
+        return with_int8(self.learned) if self.config.device.mixed else self.learned
 
     @cached_property
     def footprints(self) -> dict[tuple[str, str], Footprint]:
