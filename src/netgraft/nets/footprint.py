@@ -24,8 +24,8 @@ class Footprint:
     params: int
     """Parameters."""
     size_bytes: int
-    """Its parameters and buffers in fp32, 4 bytes each, or 1 byte where weights are in 8 bits; a file adds some kB for its
-    graph."""
+    """Its parameters and buffers in fp32, 4 bytes each, or 1 byte each where weights are in 8 bits; a file adds some kB
+    for its graph."""
 
     @classmethod
     def of(cls, module: nn.Module, size: tuple[int, int], channels: int = 3) -> Footprint:
