@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -90,6 +91,17 @@ def test_the_more_blocks_are_in_8_bits_the_further_it_is_from_the_network(
         runnable.close()
     assert errors == sorted(errors)
     assert errors[0] < 1e-10 < errors[1]
+
+
+@devices
+def test_the_files_that_ship_compute_the_same(make: object, network: NafNet, images: Tensor, tmp_path: Path) -> None:
+    device = make()  # type: ignore[operator]
+    content, x = device.mixed(graph_of(device, network), CHOSEN, images), images[:1].numpy()
+    files = device.own_files(content)
+    for ending, data in files.items():
+        (tmp_path / f"network.mixed.{ending}").write_bytes(data)
+    shipped, compiled = device.load(tmp_path / f"network.mixed.{next(iter(files))}"), device.open(content)
+    np.testing.assert_allclose(shipped.run(x), compiled.run(x), atol=1e-6)
 
 
 def test_a_block_by_itself_is_in_8_bits_as_a_whole(network: NafNet) -> None:

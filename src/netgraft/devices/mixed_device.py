@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import onnx
 from torch import Tensor, nn
@@ -58,6 +59,9 @@ class MixedDevice(OnnxDevice):
 
     def own_files(self, content: bytes) -> Mapping[str, bytes]:
         return self.device.own_files(content)
+
+    def load(self, path: Path) -> Runnable:
+        return self.device.load(path)
 
     def compile_mixed(
         self, content: bytes, paths: Collection[str], module: nn.Module, example: Tensor, calibration: Tensor
