@@ -22,12 +22,16 @@ from netgraft.devices.arm.ethos_u import EthosUDevice
 from netgraft.devices.arm.vela import INSTALL as VELA
 from netgraft.devices.arm.vela import NPUS
 from netgraft.devices.device import Device
+from netgraft.devices.executorch.device import ExecuTorchDevice
+from netgraft.devices.executorch.lower import INSTALL as EXECUTORCH
 from netgraft.devices.fake import FakeDevice
 from netgraft.devices.far import places
 from netgraft.devices.far.adb import INSTALL as ADB
 from netgraft.devices.far.adb import lacking_phone
 from netgraft.devices.int8_device import Int8Device
 from netgraft.devices.mixed_device import MixedDevice
+from netgraft.devices.ncnn.convert import INSTALL as NCNN
+from netgraft.devices.ncnn.device import NcnnDevice
 from netgraft.devices.onnx.int8 import quantize_onnx
 from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.devices.onnx.session import lacking_provider
@@ -252,6 +256,27 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 modules=("ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
                 install=LITERT,
                 note="LiteRT with XNNPACK, this processor, int8",
+            ),
+            DeviceKind(
+                name="executorch",
+                open=ExecuTorchDevice,
+                modules=("executorch",),
+                install=EXECUTORCH,
+                note="ExecuTorch with XNNPACK, this processor, fp32",
+            ),
+            DeviceKind(
+                name="executorch:int8",
+                open=partial(ExecuTorchDevice, precision="int8"),
+                modules=("executorch", "torchao"),
+                install=EXECUTORCH,
+                note="ExecuTorch with XNNPACK, this processor, int8",
+            ),
+            DeviceKind(
+                name="ncnn",
+                open=NcnnDevice,
+                modules=("ncnn", "pnnx"),
+                install=NCNN,
+                note="ncnn, this processor, fp32",
             ),
             *(_ethos_u(name) for name in NPUS),
             *(_qnn(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),

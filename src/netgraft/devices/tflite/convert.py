@@ -7,15 +7,9 @@ from the smallest and largest value that the calibration inputs bring.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +19,12 @@ from torch import Tensor, nn
 
 from netgraft.devices.alone import ALONE
 from netgraft.devices.device import Array
+from netgraft.devices.quiet import quiet
 from netgraft.errors import DeviceError, ExportError, first_line
 
 INSTALL = "pip install 'netgraft[litert]'"
 SIGNATURE, INPUT = "serving_default", "args_0"
 """Where the converter puts the one input of a network."""
-LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def tflite_bytes(module: nn.Module, example: Tensor) -> bytes:
@@ -130,26 +124,3 @@ def _import_converter() -> Any:
         except ImportError as error:
             raise DeviceError(f"the converter to TFLite is missing ({error}): {INSTALL}") from error
     return litert_torch
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While open, converter and quantizer keep their news, and the warnings of what they import, to themselves."""
-    printed = io.StringIO()
-    disabled, level = logging.root.manager.disable, os.environ.get(LOG_LEVEL)
-    handlers = logging.root.handlers[:]
-    logging.disable(logging.ERROR)
-    # Their parts in C++ read this when they are loaded: 2 leaves the errors.
-    os.environ[LOG_LEVEL] = "2"
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        # One that they brought along writes to where nobody looks, and takes everybody's warnings there.
-        logging.root.handlers[:] = handlers
-        if level is None:
-            del os.environ[LOG_LEVEL]
-        else:
-            os.environ[LOG_LEVEL] = level

@@ -26,7 +26,8 @@ from netgraft.devices.device import (
 from netgraft.devices.int8_device import calibration_inputs
 from netgraft.devices.measure import SystemClock
 from netgraft.devices.onnx.device import checked
-from netgraft.devices.tflite.convert import INSTALL, quantize_tflite, quiet, tflite_bytes
+from netgraft.devices.quiet import quiet
+from netgraft.devices.tflite.convert import INSTALL, quantize_tflite, tflite_bytes
 from netgraft.errors import DeviceError, first_line
 
 

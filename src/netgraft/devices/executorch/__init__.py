@@ -1,0 +1,1 @@
+"""Networks as ExecuTorch programs, and its runtime, which runs them."""

@@ -1,0 +1,1 @@
+"""Networks as ncnn's files, and ncnn, which runs them."""

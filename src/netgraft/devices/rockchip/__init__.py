@@ -1,0 +1,1 @@
+"""Networks for Rockchip's NPUs."""
