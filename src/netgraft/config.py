@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -360,6 +361,21 @@ def parse_config(values: Mapping[str, Any], source: str) -> RunConfig:
         raise ConfigError(f"{source}: {_first_complaint(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def stored_config(folder: Path) -> RunConfig | None:
+    """The config that a run folder was begun with; None if none was.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return parse_config(json.loads(path.read_text()), str(path))
+    except ValueError:
+        raise ConfigError(f"{path}: damaged; name the config or the --preset again") from None
 
 
 def _merged(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

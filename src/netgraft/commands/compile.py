@@ -1,4 +1,4 @@
-"""An exported network, compiled for a phone that is not here."""
+"""A network's files for a device, which may not be here."""
 
 from __future__ import annotations
 
@@ -7,50 +7,91 @@ from typing import Annotated
 
 import numpy as np
 import onnx
+import torch
 import typer
+from torch import Tensor, nn
 
-from netgraft.commands.console import Json, finish, out_console
+from netgraft.commands.console import Json, finish, out_console, progress_bars
+from netgraft.config import RunConfig, stored_config
 from netgraft.devices import open_compiler
-from netgraft.devices.device import Array
+from netgraft.devices.compiler import Compilation, Compiler, GraphCompiler
+from netgraft.devices.device import Array, Unsupported
 from netgraft.errors import ConfigError, ExportError, ImageError
 from netgraft.files import make_folder, write_atomically
 from netgraft.imaging import image_paths, read_image
 
 MOST_IMAGES = 16
 """Images that a quantization is calibrated on."""
+STUDENT = "student"
 
 
 def compile_model(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported network of fixed size.")],
-    device: Annotated[str, typer.Option(help="Such as qnn:s24-ultra or qnn:s24-ultra:int8.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, or an exported .onnx of fixed size.")],
+    device: Annotated[str, typer.Option(help="Such as qnn:s24-ultra:int8, coreml, executorch or ncnn.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the compiled files.")],
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of images such as it will restore; 8 bits need it.")
+        Path | None,
+        typer.Option(help="Folder of images such as it will restore; 8 bits of an .onnx need it."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile a network for a phone's NPU: what falls back, and the file for the phone; no latency comes of it."""
+    """Make the files of a run's student, or of an .onnx, for a device, and say what its compiler tells."""
     compiler = open_compiler(device)
-    try:
-        content = model.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{model}: cannot be read: {error.strerror or error}") from error
-    sides, inputs = _sides(model, content), None
-    if compiler.precision == "int8":
-        if calibration is None:
-            raise ConfigError(f"{device} quantizes: name a folder of images with --calibration")
-        inputs = _crops(calibration, *sides)
-    try:
-        placement = compiler.compile_graph(content, inputs, stem=f"{model.stem}_{'_'.join(device.split(':')[1:])}")
-    except ExportError as error:
-        raise ExportError(f"{model}: {error}") from error
+    stem = f"{STUDENT if model.is_dir() else model.stem}{''.join(f'_{part}' for part in device.split(':')[1:])}"
+    if model.is_dir():
+        compiled = _of_run(model, compiler, calibration, stem)
+    elif isinstance(compiler, GraphCompiler):
+        compiled = _of_file(model, compiler, device, calibration, stem)
+    else:
+        raise ConfigError(f"{model}: {device} is made from PyTorch, not from ONNX: name the run folder")
     make_folder(out)
-    for name, part in placement.files.items():
+    for name, part in compiled.files.items():
         write_atomically(out / name, part, ExportError)
         out_console.print(str(out / name), soft_wrap=True)
-    out_console.print(f"{compiler.phone.chip}, {compiler.precision}: {placement}", soft_wrap=True)
-    document = {"whole": placement.whole, "operators": placement.operators, "fallbacks": dict(placement.fallbacks)}
-    finish(document | {"files": [str(out / name) for name in placement.files]}, as_json)
+    out_console.print(f"{compiler.target}, {compiler.precision}: {compiled}", soft_wrap=True)
+    finish({**compiled.facts, "files": [str(out / name) for name in compiled.files]}, as_json)
+
+
+def _of_run(folder: Path, compiler: Compiler, calibration: Path | None, stem: str) -> Compilation:
+    """A run's student, which must be there already: nothing is trained for it."""
+    config = stored_config(folder)
+    if config is None or not (folder / "export" / f"{STUDENT}.onnx").is_file():
+        raise ConfigError(f"{folder}: holds no exported student yet: netgraft export --out {folder}")
+    module, example, crops = _student(folder, config)
+    if calibration is not None:
+        crops = torch.from_numpy(_crops(calibration, *example.shape[2:]))
+    compiled = compiler.compile(module, example, crops, stem)
+    if isinstance(compiled, Unsupported):
+        raise ExportError(f"{folder}: {compiled.reason}")
+    return compiled
+
+
+def _student(folder: Path, config: RunConfig) -> tuple[nn.Module, Tensor, Tensor]:
+    """The deployed student, an image of the profiled size, and the images that a run quantizes it on."""
+    from netgraft.nets.blocks import deploy
+    from netgraft.stages import Run
+    from netgraft.store import RunStore
+
+    store = RunStore(folder)
+    with progress_bars() as progress, store.lock():
+        run = Run(config, store, progress)
+        return deploy(run.finetuned[0]), run.quantization_crops[:1], run.quantization_crops
+
+
+def _of_file(path: Path, compiler: GraphCompiler, device: str, calibration: Path | None, stem: str) -> Compilation:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    sides, inputs = _sides(path, content), None
+    if compiler.precision == "int8" and calibration is None:
+        raise ConfigError(f"{device} quantizes: name a folder of images with --calibration")
+    if calibration is not None:
+        inputs = _crops(calibration, *sides)
+    try:
+        return compiler.compile_graph(content, inputs, stem)
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
 
 
 def _sides(path: Path, content: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraft.commands.console import Json, Out, finish, out_console, progress_bars
-from netgraft.config import PRESETS, RunConfig, load_config, parse_config
+from netgraft.config import PRESETS, RunConfig, load_config, parse_config, stored_config
 from netgraft.errors import ConfigError
 from netgraft.files import write_atomically
 from netgraft.names import lookup
@@ -155,13 +155,11 @@ def _config(
         config = load_config(path)
     elif preset is not None:
         config = lookup("preset", preset, PRESETS)()
-    elif stored.is_file():
-        try:
-            config = parse_config(json.loads(stored.read_text()), str(stored))
-        except ValueError:
-            raise ConfigError(f"{stored}: damaged; name the config or the --preset again") from None
     else:
-        raise ConfigError(f"{out} holds no run yet: name a config, or --preset demo")
+        begun = stored_config(out)
+        if begun is None:
+            raise ConfigError(f"{out} holds no run yet: name a config, or --preset demo")
+        config = begun
     values = config.model_dump(mode="json")
     if teacher is not None:
         values["teacher"]["path"] = str(teacher)

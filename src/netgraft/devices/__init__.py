@@ -2,8 +2,6 @@
 
 from netgraft.devices.catalog import (
     DEVICES,
-    DeviceKind,
-    DeviceRow,
     describe_devices,
     find_device,
     known_devices,
@@ -12,6 +10,7 @@ from netgraft.devices.catalog import (
     timed_kind,
 )
 from netgraft.devices.check import DeviceCheck, check_device
+from netgraft.devices.compiler import Compilation, Compiled, Compiler, GraphCompiler
 from netgraft.devices.device import (
     HERE,
     Clock,
@@ -28,6 +27,7 @@ from netgraft.devices.device import (
 from netgraft.devices.fake import FakeClock, FakeDevice
 from netgraft.devices.far.remote import RemoteDevice
 from netgraft.devices.int8_device import Int8Device
+from netgraft.devices.kind import DeviceKind, DeviceRow
 from netgraft.devices.measure import (
     DRIFT_PERCENT,
     Latency,
@@ -58,6 +58,9 @@ __all__ = [
     "MIXED",
     "AiHubDevice",
     "Clock",
+    "Compilation",
+    "Compiled",
+    "Compiler",
     "Device",
     "DeviceCheck",
     "DeviceDescription",
@@ -67,6 +70,7 @@ __all__ = [
     "FakeDevice",
     "FileDevice",
     "FormDevice",
+    "GraphCompiler",
     "Int8Device",
     "Latency",
     "MeasureProtocol",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from importlib.metadata import EntryPoint
@@ -21,7 +21,9 @@ from types import MappingProxyType
 from netgraft.devices.arm.ethos_u import EthosUDevice
 from netgraft.devices.arm.vela import INSTALL as VELA
 from netgraft.devices.arm.vela import NPUS
-from netgraft.devices.device import Device
+from netgraft.devices.compile_only import COMPILE_ONLY, suffix
+from netgraft.devices.compiler import Compiler, FormCompiler
+from netgraft.devices.device import Device, FormDevice
 from netgraft.devices.executorch.device import ExecuTorchDevice
 from netgraft.devices.executorch.lower import INSTALL as EXECUTORCH
 from netgraft.devices.fake import FakeDevice
@@ -29,6 +31,7 @@ from netgraft.devices.far import places
 from netgraft.devices.far.adb import INSTALL as ADB
 from netgraft.devices.far.adb import lacking_phone
 from netgraft.devices.int8_device import Int8Device
+from netgraft.devices.kind import DeviceKind, DeviceRow
 from netgraft.devices.mixed_device import MixedDevice
 from netgraft.devices.ncnn.convert import INSTALL as NCNN
 from netgraft.devices.ncnn.device import NcnnDevice
@@ -42,8 +45,6 @@ from netgraft.devices.qualcomm.aihub import AiHubDevice
 from netgraft.devices.qualcomm.aihub_client import INSTALL as AIHUB
 from netgraft.devices.qualcomm.aihub_client import lacking_token
 from netgraft.devices.qualcomm.phones import PHONES
-from netgraft.devices.qualcomm.qnn import INSTALL as QNN
-from netgraft.devices.qualcomm.qnn import QnnCompiler, no_latency
 from netgraft.devices.tflite.convert import INSTALL as LITERT
 from netgraft.devices.tflite.litert import LitertDevice
 from netgraft.errors import ConfigError, DeviceError
@@ -52,50 +53,6 @@ from netgraft.names import lookup
 log = logging.getLogger(__name__)
 
 _OPENVINO = "pip install 'netgraft[openvino]'"
-
-
-def _nothing_lacking() -> str:
-    return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceKind:
-    """A device that netgraft can open."""
-
-    name: str
-    """What the user calls it: ``backend[:hardware][:precision]``."""
-    open: Callable[[int], Device]
-    """Makes the device, given the threads that one network may use."""
-    modules: tuple[str, ...]
-    """The Python modules that it needs, by the names that they are imported under."""
-    install: str
-    """How to get what it needs."""
-    note: str
-    """What it is, in a line."""
-    lacking: Callable[[], str] = _nothing_lacking
-    """What this machine lacks although the modules are there; empty if nothing."""
-    compiler: Callable[[], QnnCompiler] | None = None
-    """Makes the compiler, where compiling is all that can be done: then nothing can be timed."""
-    on_request: bool = False
-    """Slow, or sent to another's machine: checked only where it is asked for by name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRow:
-    """A device as this machine has it."""
-
-    name: str
-    available: bool
-    """Whether what it needs is here."""
-    version: str
-    """The modules that it needs, as far as they are installed, with their versions."""
-    lacking: str
-    """What is missing; empty if it is available."""
-    install: str
-    """How to get that; empty if it needs nothing."""
-    note: str
-    on_request: bool
-    """Whether it is checked only where it is asked for by name."""
 
 
 def _onnxruntime_int8(threads: int) -> Device:
@@ -129,27 +86,10 @@ def _ethos_u(name: str) -> DeviceKind:
     )
 
 
-def _qnn(phone: str, precision: str) -> DeviceKind:
-    name = f"qnn:{phone}{_suffix(precision)}"
-
-    def refuse(threads: int) -> Device:
-        raise ConfigError(no_latency(name))
-
-    return DeviceKind(
-        name=name,
-        open=refuse,
-        modules=("onnxruntime_qnn",),
-        install=QNN,
-        note=f"{PHONES[phone].chip}, {precision}: compiles and tells what falls back; gives no latency",
-        compiler=partial(QnnCompiler, phone, precision),
-        on_request=True,
-    )
-
-
 def _aihub(phone: str, precision: str) -> DeviceKind:
     hub_name = PHONES[phone].hub_name if phone in PHONES else phone
     return DeviceKind(
-        name=f"aihub:{phone}{_suffix(precision)}",
+        name=f"aihub:{phone}{suffix(precision)}",
         # What runs on the phone does not depend on this machine's threads.
         open=lambda threads: AiHubDevice(phone, precision),
         modules=("qai_hub",),
@@ -158,11 +98,6 @@ def _aihub(phone: str, precision: str) -> DeviceKind:
         lacking=lacking_token,
         on_request=True,
     )
-
-
-def _suffix(precision: str) -> str:
-    """Networks of single precision compute in half precision on these NPUs: that goes without saying."""
-    return "" if precision == "fp16" else f":{precision}"
 
 
 def _elsewhere(name: str) -> Callable[[int], Device]:
@@ -279,7 +214,7 @@ DEVICES: Mapping[str, DeviceKind] = MappingProxyType(
                 note="ncnn, this processor, fp32",
             ),
             *(_ethos_u(name) for name in NPUS),
-            *(_qnn(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
+            *COMPILE_ONLY,
             *(_aihub(phone, precision) for phone in PHONES for precision in ("fp16", "int8")),
             DeviceKind(
                 name=places.HOST,
@@ -375,7 +310,7 @@ def timed_kind(name: str) -> DeviceKind:
     """
     kind = find_device(name)
     if kind.compiler is not None:
-        raise ConfigError(no_latency(name))
+        raise ConfigError(kind.no_latency)
     return kind
 
 
@@ -389,14 +324,19 @@ def open_device(name: str, threads: int = 1) -> Device:
     return timed_kind(name).open(threads)
 
 
-def open_compiler(name: str) -> QnnCompiler:
-    """The compiler of this name, e.g. ``qnn:s24-ultra``.
+def open_compiler(name: str) -> Compiler:
+    """What makes files for the device of this name, e.g. ``qnn:s24-ultra`` or ``executorch``.
 
     Raises:
-        ConfigError: there is no such compiler.
+        ConfigError: there is no such device, or it has no files of its own.
         DeviceError: what it needs is missing.
     """
-    compilers = {kind.name: kind.compiler for kind in known_devices().values() if kind.compiler is not None}
+    known = known_devices()
+    compilers = {kind.name: kind.compiler for kind in known.values() if kind.compiler is not None}
+    if name in known and name not in compilers:
+        device = known[name].open(1)
+        if isinstance(device, FormDevice):
+            return FormCompiler(device)
     return lookup("compiler", name, compilers)()
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from netgraft.devices.catalog import find_device, open_device
+from netgraft.devices.compiler import Compiler
 from netgraft.devices.device import Unsupported
 from netgraft.devices.measure import MeasureProtocol, time_networks
 from netgraft.devices.parity import disagreement, torch_output
-from netgraft.devices.qualcomm.qnn import QnnCompiler
 from netgraft.errors import DeviceError
 from netgraft.nets.nafnet import NafBlock, start_residuals
 
@@ -29,7 +29,7 @@ class DeviceCheck:
     reason: str
     """Why it did not run, or what is wrong with its output; empty if nothing."""
     placement: str = ""
-    """Where it would run, of a device that does nothing but compile."""
+    """What the compiler tells, of a device that does nothing but compile."""
 
 
 def check_device(name: str, threads: int = 1) -> DeviceCheck:
@@ -67,7 +67,7 @@ def _timed(name: str, threads: int, block: nn.Module, x: torch.Tensor) -> Device
     return DeviceCheck(name=name, latency_ms=latency.median_ms, max_abs_error=off, reason="")
 
 
-def _placed(name: str, compiler: QnnCompiler, block: nn.Module, x: torch.Tensor) -> DeviceCheck:
+def _placed(name: str, compiler: Compiler, block: nn.Module, x: torch.Tensor) -> DeviceCheck:
     placement = compiler.compile(block, x)
     if isinstance(placement, Unsupported):
         return _failed(name, placement.reason)

@@ -65,7 +65,6 @@ def xnnpack_program(module: nn.Module, example: Tensor, calibration: Tensor | No
     """
     with silent():
         try:
-            _import_first()
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         except ImportError as error:
             raise missing(error) from error
@@ -89,12 +88,20 @@ def coreml_program(module: nn.Module, example: Tensor) -> bytes:
     """
     with silent():
         try:
-            _import_first()
             from executorch.backends.apple.coreml.partition import CoreMLPartitioner
         except ImportError as error:
             raise missing(error) from error
         frozen = copy.deepcopy(module).eval().requires_grad_(False)
         return expressed(module, lambda: _lowered(torch.export.export(frozen, (example,)), CoreMLPartitioner()))
+
+
+def program_parts(content: bytes) -> tuple[int, tuple[str, ...]]:
+    """How many parts of a program its backend computes, and the names of the operators that ExecuTorch does itself."""
+    with silent():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        (plan,) = deserialize_pte_binary(content).program.execution_plan
+    return len(plan.delegates), tuple(sorted({operator.name for operator in plan.operators}))
 
 
 def expressed(module: nn.Module, make: Callable[[], bytes]) -> bytes:
@@ -116,11 +123,6 @@ def expressed(module: nn.Module, make: Callable[[], bytes]) -> bytes:
 def missing(error: ImportError) -> DeviceError:
     """What to tell who lacks ExecuTorch."""
     return DeviceError(f"ExecuTorch is missing ({error}): {INSTALL}")
-
-
-def _import_first() -> None:
-    """What the others import in a circle, unless it is there before them."""
-    import executorch.exir  # noqa: F401
 
 
 def with_xnnpack_forms(module: nn.Module) -> nn.Module:
@@ -156,15 +158,14 @@ def _slice_chunks(module: fx.GraphModule) -> None:
 
 def quantized(module: nn.Module, calibration: Tensor) -> nn.Module:
     """An exported ``module`` with its convolutions in 8 bits. calibration: (n, c, h, w), inputs that it will meet."""
-    _import_first()
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = xnnpack.XNNPACKQuantizer().set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
     observed = prepare_pt2e(module, quantizer.set_module_type(ConvolutionNorm, None))
     with torch.no_grad():
-        for one in calibration.split(1):
-            observed(one)
+        for one in calibration:
+            observed(one[None])
     converted: nn.Module = convert_pt2e(observed)
     return converted
 

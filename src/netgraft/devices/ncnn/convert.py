@@ -52,8 +52,8 @@ def ncnn_files(module: nn.Module, example: Tensor) -> NcnnFiles:
         try:
             program = torch.export.export(frozen, (example,))
             # It runs for the one shape only, so that there is nothing to guard.
-            traced = torch.jit.trace(program.module(check_guards=False), example, check_trace=False)
-            traced.save(str(folder / "network.pt"))  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(program.module(check_guards=False), example, check_trace=False)  # type: ignore[no-untyped-call]
+            traced.save(str(folder / "network.pt"))
         except Exception as error:
             # The exporter lets whatever comes up in the network's own code through.
             reason = f"{type(error).__name__}: {first_line(error)}"

@@ -56,18 +56,17 @@ class Placement:
         """Whether all of the network runs on the NPU."""
         return not self.fallbacks
 
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """See :class:`~netgraft.devices.compiler.Compilation`."""
+        return {"whole": self.whole, "operators": self.operators, "fallbacks": dict(self.fallbacks)}
+
     def __str__(self) -> str:
         if self.whole:
             return f"wholly on the NPU ({self.operators} operators)"
         counts = Counter(self.fallbacks.values()).most_common()
         named = ", ".join(f"{count} {operator}" for operator, count in counts)
         return f"{len(self.fallbacks)} of {self.operators} operators fall back to the phone's processor: {named}"
-
-
-def no_latency(name: str) -> str:
-    """What to tell who wants a latency of a compiler, by its device's name."""
-    real = name.replace("qnn:", "aihub:", 1)
-    return f"{name} gives no latency: use {real} for the real phone, or another device that `netgraft devices` lists"
 
 
 class QnnCompiler:
@@ -84,17 +83,18 @@ class QnnCompiler:
         if find_spec("onnxruntime_qnn") is None:
             raise DeviceError(f"onnxruntime_qnn is missing: {INSTALL}")
 
-    def compile(self, module: nn.Module, example: Tensor, calibration: Tensor | None = None) -> Placement | Unsupported:
-        """``module`` for inputs like ``example`` (1, c, h, w), or why the compiler rejects it.
+    @property
+    def target(self) -> str:
+        """See :class:`~netgraft.devices.compiler.Compiler`."""
+        return str(self.phone.chip)
 
-        calibration: (n, c, h, w), for 8 bits; the example without it.
-
-        Raises:
-            DeviceError: the compiler hangs, or the calibration inputs are none of this network's.
-        """
+    def compile(
+        self, module: nn.Module, example: Tensor, calibration: Tensor | None = None, stem: str = "network"
+    ) -> Placement | Unsupported:
+        """See :class:`~netgraft.devices.compiler.Compiler`."""
         inputs = calibration_inputs(example, calibration)
         try:
-            return self.compile_graph(onnx_bytes(module, example, fast_forms=False), inputs.numpy())
+            return self.compile_graph(onnx_bytes(module, example, fast_forms=False), inputs.numpy(), stem)
         except ExportError as error:
             return Unsupported(str(error))
 
