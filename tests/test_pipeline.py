@@ -25,7 +25,7 @@ import netgraft.export
 from netgraft import cli, stages
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.photos import photos
-from netgraft.devices import FakeDevice, drift_percent, measure_modules
+from netgraft.devices import FakeDevice, OnnxRuntimeDevice, drift_percent, measure_modules
 from netgraft.devices.fake import FakeRunnable
 from netgraft.distill import Distillation
 from netgraft.errors import ConfigError, SearchError, StoreError
@@ -141,6 +141,24 @@ def copied(whole: Whole, tmp_path: Path) -> Path:
 
 def opened(whole: Whole, folder: Path) -> Run:
     return Run(whole.config, RunStore(folder))
+
+
+def test_the_student_is_made_for_another_device(
+    whole: Whole, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is trained for it: what it makes is the student that was exported, in 8 bits."""
+    (copied / "config.json").write_text(json.dumps(whole.config.model_dump(mode="json")))
+    words = ["compile", str(copied), "--device", "onnxruntime:int8", "-o", str(tmp_path / "out"), "--json"]
+    cli.app(words, standalone_mode=False)
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "differs from PyTorch by up to" in document["note"]
+    assert document["files"] == [str(tmp_path / "out" / "student_int8.int8.onnx")]
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).numpy()
+    reduced, single = (
+        OnnxRuntimeDevice().load(path).run(image)
+        for path in (Path(document["files"][0]), copied / "export" / "student.onnx")
+    )
+    assert 0 < np.abs(reduced - single).mean() < 0.05
 
 
 def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:

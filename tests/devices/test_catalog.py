@@ -59,6 +59,9 @@ def test_a_device_that_the_build_lacks_is_a_row_that_says_so() -> None:
         ("openvino:int8", "nncf", "pip install 'netgraft[openvino]'"),
         ("qnn:s24-ultra", "onnxruntime_qnn", "pip install 'netgraft[qnn]'"),
         ("aihub:s24-ultra", "qai_hub", "pip install 'netgraft[aihub]'"),
+        ("executorch", "executorch", "pip install 'netgraft[executorch]'"),
+        ("ncnn", "ncnn", "pip install 'netgraft[ncnn]'"),
+        ("coreml", "coremltools", "pip install 'netgraft[coreml]'"),
     ],
 )
 def test_a_missing_runtime_is_a_row_that_says_how_to_get_it(
@@ -75,7 +78,11 @@ def test_a_missing_runtime_is_a_row_that_says_how_to_get_it(
     assert install in check.reason
 
 
-HERE = [row.name for row in catalog.describe_devices() if row.available and not row.on_request]
+HERE = [
+    row.name
+    for row in catalog.describe_devices()
+    if row.available and not row.on_request and catalog.find_device(row.name).compiler is None
+]
 NPU = "ethos-u:u85-2048"
 """The one NPU that stands for all: test_ethos_u compiles for each."""
 
@@ -96,4 +103,5 @@ def test_this_machine_has_what_the_tests_are_meant_to_run_on() -> None:
     """So that a runtime that went missing does not just leave fewer tests."""
     assert find_spec("qai_hub") is not None
     assert find_spec("onnxruntime_qnn") is not None or (sys.platform, platform.machine()) != ("linux", "x86_64")
-    assert {"onnxruntime:int8", "openvino:int8", "litert:int8", NPU, "fake"} <= set(HERE)
+    assert find_spec("coremltools") is not None
+    assert {"onnxruntime:int8", "openvino:int8", "litert:int8", "executorch:int8", "ncnn", NPU, "fake"} <= set(HERE)

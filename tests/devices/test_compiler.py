@@ -1,16 +1,13 @@
 """The files of devices that can be opened here, made and compared."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from netgraft.cli import app
-from netgraft.config import parse_config, tiny_preset
 from netgraft.devices import catalog
 from netgraft.devices.compiler import Compiled, FormCompiler
 from netgraft.devices.device import Runnable, Unsupported
@@ -19,7 +16,6 @@ from netgraft.devices.onnx.graph import onnx_bytes
 from netgraft.devices.onnx.int8 import quantize_onnx
 from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ConfigError
-from netgraft.pipeline import refit
 
 CONV = nn.Conv2d(3, 3, 3, padding=1)
 
@@ -60,33 +56,6 @@ def test_a_form_that_does_not_load_is_refused() -> None:
 
 def command(*words: str | Path) -> None:
     app(["compile", *map(str, words)], standalone_mode=False)
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest run that there is, on the device without hardware."""
-    out = tmp_path_factory.mktemp("compile") / "run"
-    values = tiny_preset().model_dump(mode="json")
-    values["device"]["name"] = "fake"
-    config = parse_config(values, "test")
-    refit(config, out)
-    (out / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
-    return out
-
-
-@pytest.mark.slow
-def test_the_command_makes_a_runs_student_for_a_device(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command(run_folder, "--device", "onnxruntime:int8", "-o", tmp_path / "out", "--json")
-    printed = capsys.readouterr().out
-    document = json.loads(printed.splitlines()[-1])
-    assert "differs from PyTorch" in document["note"]
-    (path,) = map(Path, document["files"])
-    assert path == tmp_path / "out" / "student_int8.int8.onnx"
-    image = torch.rand(1, 3, *tiny_preset().size).numpy()
-    reduced, single = (OnnxRuntimeDevice().load(p) for p in (path, run_folder / "export" / "student.onnx"))
-    assert np.abs(reduced.run(image) - single.run(image)).mean() < 0.05
 
 
 def test_the_command_needs_a_student(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Rockchip's compiler: for real where NETGRAFT_RKNN_PYTHON names a Python that has it, and what is ours around it with a
-stand-in that computes with ONNX Runtime."""
+"""Rockchip's compiler: for real where NETGRAFT_RKNN_PYTHON names a Python that has it, and what is ours around it with
+a stand-in that computes with ONNX Runtime."""
 
 import os
 import sys

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netgraft.devices.compiler import Compiled
 from netgraft.devices.device import Unsupported
 from netgraft.devices.onnx.graph import INPUT, OUTPUT
+from netgraft.devices.parity import torch_output
 from netgraft.devices.quiet import silent
 from netgraft.errors import DeviceError, ExportError, first_line
 
@@ -51,7 +53,8 @@ class CoreMlCompiler:
             package = Path(folder) / f"{stem}.mlpackage"
             try:
                 self._convert(module, example, package)
-                operators = self._check(package, example)
+                shapes = {INPUT: tuple(example.shape), OUTPUT: torch_output(module, example).shape}
+                operators = self._check(package, shapes)
             except ExportError as error:
                 return Unsupported(str(error))
             files = {
@@ -66,26 +69,30 @@ class CoreMlCompiler:
         tools = import_coremltools()
         frozen = copy.deepcopy(module).eval().requires_grad_(False)
         precision = {"fp16": tools.precision.FLOAT16, "fp32": tools.precision.FLOAT32}[self.precision]
+        refused = ""
         with silent():
             try:
                 program = torch.export.export(frozen, (example,)).run_decompositions({})
-                model = tools.convert(
+                tools.convert(
                     program,
-                    inputs=[tools.TensorType(INPUT, shape=tuple(example.shape))],
-                    outputs=[tools.TensorType(OUTPUT, dtype=float)],
+                    inputs=[tools.TensorType(INPUT, shape=tuple(example.shape), dtype=np.float32)],
+                    outputs=[tools.TensorType(OUTPUT, dtype=np.float32)],
                     convert_to="mlprogram",
                     compute_precision=precision,
                     minimum_deployment_target=tools.target[SYSTEM],
                     skip_model_load=True,
-                )
-                model.save(str(package))
+                ).save(str(package))
             except Exception as error:
                 # Exporter and converter let whatever they stumble over through.
-                reason = f"{type(error).__name__}: {first_line(error)}"
-                raise ExportError(f"cannot express {type(module).__name__} in Core ML: {reason}") from error
+                refused = (
+                    f"cannot express {type(module).__name__} in Core ML: {type(error).__name__}: {first_line(error)}"
+                )
+        if refused:
+            # Not as the cause: the converter's temporary folder would live as long as its error does.
+            raise ExportError(refused)
 
-    def _check(self, package: Path, example: Tensor) -> int:
-        """The operators of the package, if it is what was asked for.
+    def _check(self, package: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """The operators of the package, if it is what was asked for. shapes: those of its ends, by name.
 
         Raises:
             ExportError: it is something else.
@@ -98,9 +105,8 @@ class CoreMlCompiler:
             value.name: tuple(value.type.multiArrayType.shape)
             for value in (*spec.description.input, *spec.description.output)
         }
-        shapes = {INPUT: tuple(example.shape), OUTPUT: ends.get(OUTPUT, ())}
-        if ends != shapes or len(ends[OUTPUT]) != len(example.shape):
-            raise ExportError(f"the Core ML package goes from and to {ends}")
+        if ends != shapes:
+            raise ExportError(f"the Core ML package goes from and to {ends} instead of {shapes}")
         operators, types = _operators(spec)
         half = tools.proto.MIL_pb2.DataType.FLOAT16
         if (half in types) != (self.precision == "fp16"):
