@@ -152,7 +152,7 @@ def test_the_student_is_made_for_another_device(
     cli.app(words, standalone_mode=False)
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "differs from PyTorch by up to" in document["note"]
-    assert document["files"] == [str(tmp_path / "out" / "student_int8.int8.onnx")]
+    assert document["files"] == [str(tmp_path / "out" / "student.int8.onnx")]
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).numpy()
     reduced, single = (
         OnnxRuntimeDevice().load(path).run(image)

@@ -85,7 +85,7 @@ def test_what_the_converter_rejects_is_a_row(module: nn.Module) -> None:
 def test_executorch_says_what_core_ml_leaves_to_the_processor(block: nn.Module) -> None:
     whole = ExecuTorchCoreMl().compile(block, noise(1, 8, 16, 24), stem="small")
     assert isinstance(whole, Compiled)
-    assert set(whole.files) == {"small.coreml.pte"}
+    assert set(whole.files) == {"small.pte"}
     assert str(whole).startswith("Core ML takes all of it")
     refused = ExecuTorchCoreMl().compile(DataDependent(), noise(1, 2, 4, 4))
     assert isinstance(refused, Unsupported)

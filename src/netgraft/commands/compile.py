@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netgraft.commands.console import Json, finish, out_console, progress_bars
 from netgraft.config import RunConfig, stored_config
 from netgraft.devices import open_compiler
-from netgraft.devices.compiler import Compilation, Compiler, GraphCompiler
+from netgraft.devices.compiler import Compilation, Compiler, FormCompiler, GraphCompiler
 from netgraft.devices.device import Array, Unsupported
 from netgraft.errors import ConfigError, ExportError, ImageError
 from netgraft.files import make_folder, write_atomically
@@ -37,7 +37,10 @@ def compile_model(
 ) -> None:
     """Make the files of a run's student, or of an .onnx, for a device, and say what its compiler tells."""
     compiler = open_compiler(device)
-    stem = f"{STUDENT if model.is_dir() else model.stem}{''.join(f'_{part}' for part in device.split(':')[1:])}"
+    stem = STUDENT if model.is_dir() else model.stem
+    if not isinstance(compiler, FormCompiler):
+        # The endings of forms tell already what they are of.
+        stem = "_".join([stem, *device.split(":")[1:]])
     if model.is_dir():
         compiled = _of_run(model, compiler, calibration, stem)
     elif isinstance(compiler, GraphCompiler):

@@ -40,4 +40,4 @@ class ExecuTorchCoreMl:
             return Unsupported("Core ML takes no operator of the network")
         taken = f"all but {', '.join(left)}" if left else "all of it"
         note = f"Core ML takes {taken}; compare its outputs on Apple's system, Core ML is not here"
-        return Compiled(files={f"{stem}.coreml.pte": content}, note=note)
+        return Compiled(files={f"{stem}.pte": content}, note=note)

@@ -34,6 +34,11 @@ METHOD = "forward"
 class ConvolutionNorm(nn.Module):
     """A :class:`LayerNorm2d` out of what XNNPACK knows. x: (b, c, h, w) -> the same."""
 
+    average: Tensor
+    epsilon: Tensor
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, norm: LayerNorm2d) -> None:
         super().__init__()
         channels = len(norm.weight)
@@ -42,11 +47,6 @@ class ConvolutionNorm(nn.Module):
         self.register_buffer("epsilon", torch.tensor([LAYER_NORM_EPS]))
         self.register_buffer("weight", norm.weight.detach().clone().view(1, -1, 1, 1))
         self.register_buffer("bias", norm.bias.detach().clone().view(1, -1, 1, 1))
-
-    average: Tensor
-    epsilon: Tensor
-    weight: Tensor
-    bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         centered = x - nn.functional.conv2d(x, self.average)
