@@ -142,16 +142,16 @@ def _use_threads(library: Any, threads: int) -> None:
     Raises:
         DeviceError: others that are open have another number.
     """
-    now = library._threadpool_get_thread_count()
-    if now == threads:
-        return
-    if _open_networks:
-        # They point at the threads that would go away.
-        raise DeviceError(
-            f"ExecuTorch has one number of threads in a process, and networks with {now} are open: "
-            f"close them before one with {threads}"
-        )
     with silent():
+        now = library._threadpool_get_thread_count()
+        if now == threads:
+            return
+        if _open_networks:
+            # They point at the threads that would go away.
+            raise DeviceError(
+                f"ExecuTorch has one number of threads in a process, and networks with {now} are open: "
+                f"close them before one with {threads}"
+            )
         library._unsafe_reset_threadpool(threads)
 
 
