@@ -15,6 +15,7 @@ from torch import nn
 
 from netgraft.config import RunConfig, parse_config
 from netgraft.data.photos import photos
+from netgraft.errors import ConfigError
 from netgraft.imaging import write_image
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
@@ -172,3 +173,11 @@ def test_finetuning_in_8_bits_trains_other_weights_for_the_same_form(root: Path,
         rounding.delivery.forms["int8"]["student"],  # type: ignore[type-var]
         open=print,
     )
+
+
+def test_finetuning_in_8_bits_for_a_device_without_is_refused_before_anything_is_trained(
+    root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="finetune.quantized trains for 8 bits, and onnxruntime has none"):
+        refit(settings(root, "onnxruntime", quantized=True), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("artifacts/surrogates/*"))

@@ -12,6 +12,9 @@ from netgraft.stages.surrogates import SurrogateStages
 from netgraft.stages.turns import Job, do_all
 from netgraft.stages.whole import Bench
 
+FLOATS = ("fp32", "bf16", "fp16")
+"""Precisions without rounding to integers."""
+
 
 class DeviceStages(SurrogateStages):
     """Measures on every device that the config names."""
@@ -36,10 +39,13 @@ class DeviceStages(SurrogateStages):
         """Open all devices, so that what one lacks is not noticed after hours on another.
 
         Raises:
-            ConfigError: two names stand for one device.
+            ConfigError: two names stand for one device, or the student is to learn to be rounded and none rounds.
             DeviceError: what a device needs is missing.
         """
         do_all([Job(device=bench.label, place=HERE, do=partial(_open, bench)) for bench in self.benches])
+        if self.config.finetune.quantized and all(b.device.description.precision in FLOATS for b in self.benches):
+            names = " and ".join(bench.name for bench in self.benches)
+            raise ConfigError(f"finetune.quantized trains for 8 bits, and {names} has none: leave it out")
         for one, other in combinations(self.benches, 2):
             if one.device.description == other.device.description:
                 raise ConfigError(
