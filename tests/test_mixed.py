@@ -178,6 +178,6 @@ def test_finetuning_in_8_bits_trains_other_weights_for_the_same_form(root: Path,
 def test_finetuning_in_8_bits_for_a_device_without_is_refused_before_anything_is_trained(
     root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="finetune.quantized trains for 8 bits, and onnxruntime has none"):
+    with pytest.raises(ConfigError, match=r"finetune\.quantized trains for 8 bits, and onnxruntime has none"):
         refit(settings(root, "onnxruntime", quantized=True), tmp_path / "run")
     assert not list((tmp_path / "run").glob("artifacts/surrogates/*"))
