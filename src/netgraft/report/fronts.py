@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from netgraft.devices import MIXED
 from netgraft.report import figures
 from netgraft.report.data import EvaluationRow, ReportData
 from netgraft.report.markup import figure, latency, number, section, significant, table, words
@@ -51,7 +52,8 @@ def front(data: ReportData) -> str:
     note = f"{len(data.evaluations)} assignments evaluated, {measured} of them timed end to end on the device."
     device = (data.result.get("precision") or {}).get("device", "fp32")
     if device != "fp32":
-        note += f" Latencies are those of {escape(device)} networks, quality losses those of the same in fp32."
+        judged = "by PyTorch, with the same rounding" if device == MIXED else "those of the same in fp32"
+        note += f" Latencies are those of {escape(device)} networks, quality losses {judged}."
     if data.joint:
         return section("front", "The trade-off", lead, _joint(data), *_each_device(data))
     head = ["point", "quality loss", "predicted", "measured", "sites replaced"]
