@@ -83,9 +83,10 @@ class QuantizedBlock(Calibrated):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.calibrating:
-            self.block(x)
+            if any(part.calibrating for part in self.block.modules() if isinstance(part, Calibrated)):
+                self.block(x)
             self.rounded.load_state_dict(_rounded(self.block).state_dict())
-            observe(self.rounded, x)
+            return observe(self.rounded, x)
         y: Tensor = self.rounded(x)
         return y
 
@@ -142,15 +143,16 @@ def unquantized(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def observe(module: nn.Module, x: Tensor) -> None:
-    """Let all roundings of ``module`` take their ranges anew from a pass of ``x`` (b, c, h, w)."""
+def observe(module: nn.Module, x: Tensor) -> Tensor:
+    """Let all roundings of ``module`` take their ranges anew from a pass of ``x`` (b, c, h, w); gives what it gives."""
     roundings = [part for part in module.modules() if isinstance(part, Rounding)]
     for rounding in roundings:
         rounding.low.zero_()
         rounding.high.zero_()
         rounding.observing = True
     try:
-        module(x)
+        y: Tensor = module(x)
     finally:
         for rounding in roundings:
             rounding.observing = False
+    return y
