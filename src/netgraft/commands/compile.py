@@ -9,10 +9,8 @@ import numpy as np
 import onnx
 import torch
 import typer
-from torch import Tensor, nn
 
 from netgraft.commands.console import Json, finish, out_console, progress_bars
-from netgraft.config import RunConfig, stored_config
 from netgraft.devices import open_compiler
 from netgraft.devices.compiler import Compilation, Compiler, FormCompiler, GraphCompiler
 from netgraft.devices.device import Array, Unsupported
@@ -57,28 +55,18 @@ def compile_model(
 
 def _of_run(folder: Path, compiler: Compiler, calibration: Path | None, stem: str) -> Compilation:
     """A run's student, which must be there already: nothing is trained for it."""
-    config = stored_config(folder)
-    if config is None or not (folder / "export" / f"{STUDENT}.onnx").is_file():
-        raise ConfigError(f"{folder}: holds no exported student yet: netgraft export --out {folder}")
-    module, example, crops = _student(folder, config)
+    from netgraft.nets.blocks import deploy
+    from netgraft.stages import finished_run
+
+    with progress_bars() as progress, finished_run(folder, progress) as run:
+        module, crops = deploy(run.finetuned[0]), run.quantization_crops
+    example = crops[:1]
     if calibration is not None:
         crops = torch.from_numpy(_crops(calibration, *example.shape[2:]))
     compiled = compiler.compile(module, example, crops, stem)
     if isinstance(compiled, Unsupported):
         raise ExportError(f"{folder}: {compiled.reason}")
     return compiled
-
-
-def _student(folder: Path, config: RunConfig) -> tuple[nn.Module, Tensor, Tensor]:
-    """The deployed student, an image of the profiled size, and the images that a run quantizes it on."""
-    from netgraft.nets.blocks import deploy
-    from netgraft.stages import Run
-    from netgraft.store import RunStore
-
-    store = RunStore(folder)
-    with progress_bars() as progress, store.lock():
-        run = Run(config, store, progress)
-        return deploy(run.finetuned[0]), run.quantization_crops[:1], run.quantization_crops
 
 
 def _of_file(path: Path, compiler: GraphCompiler, device: str, calibration: Path | None, stem: str) -> Compilation:

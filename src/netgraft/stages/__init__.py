@@ -9,9 +9,10 @@ them. Nothing is decided here that the library does not decide; this is where it
 progress.
 """
 
+from netgraft.stages.finished import finished_run
 from netgraft.stages.folder import Progress, silent
 from netgraft.stages.run import Run
 from netgraft.stages.space import Refused, Space
 from netgraft.stages.surrogates import Surrogates
 
-__all__ = ["Progress", "Refused", "Run", "Space", "Surrogates", "silent"]
+__all__ = ["Progress", "Refused", "Run", "Space", "Surrogates", "finished_run", "silent"]
