@@ -14,7 +14,7 @@ from netgraft.data.crops import PairedSource, SyntheticSource
 from netgraft.data.defocus import DefocusModel
 from netgraft.data.degrade import ShakeModel
 from netgraft.data.images import DataConfig, Split, crops_of, degradation_of, fingerprint, train_source, whole_images
-from netgraft.data.pairs import Pair
+from netgraft.data.layouts import Pair
 from netgraft.errors import ConfigError, DatasetError, NetgraftError
 from netgraft.imaging import write_image
 

@@ -11,7 +11,8 @@ from netgraft.data.crops import (
 )
 from netgraft.data.defocus import DefocusModel
 from netgraft.data.degrade import Degradation, Image, SensorNoise, ShakeModel, Window
-from netgraft.data.pairs import LAYOUTS, Pair, SharpFolder, list_pairs, load_pair, synthetic_pair
+from netgraft.data.layouts import LAYOUTS, Pair
+from netgraft.data.pairs import SharpFolder, list_pairs, load_pair, synthetic_pair
 from netgraft.data.photos import Photo, photos
 
 __all__ = [

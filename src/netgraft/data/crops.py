@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from netgraft.data.degrade import Degradation, Image, Window
-from netgraft.data.pairs import Pair, load_pair
+from netgraft.data.layouts import Pair
+from netgraft.data.pairs import load_pair
 from netgraft.errors import DatasetError, NetgraftError
 from netgraft.imaging import RgbImage
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from netgraft.data.crops import CropSource, PairedSource, SyntheticSource, cut, image_tensor
 from netgraft.data.defocus import DefocusModel
 from netgraft.data.degrade import Degradation, Image, ShakeModel, Window
-from netgraft.data.pairs import LAYOUTS, Pair, SharpFolder, list_pairs, load_pair, synthetic_pair
+from netgraft.data.layouts import LAYOUTS, Pair
+from netgraft.data.pairs import SharpFolder, list_pairs, load_pair, synthetic_pair
 from netgraft.data.photos import photos
 from netgraft.errors import ConfigError, DatasetError
 from netgraft.imaging import RgbImage

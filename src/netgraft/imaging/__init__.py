@@ -4,17 +4,19 @@ Images are (h, w, 3) RGB arrays of uint8 or uint16 here, and (1, 3, h, w) tensor
 """
 
 from netgraft.imaging.color import linear_to_srgb, srgb_to_linear
-from netgraft.imaging.io import MAX_PIXELS, RgbImage, image_paths, image_size, read_image, write_image
-from netgraft.imaging.metrics import SSIM_VARIANTS, psnr_db, ssim
+from netgraft.imaging.io import MAX_PIXELS, RgbImage, decode_image, image_paths, image_size, read_image, write_image
+from netgraft.imaging.metrics import SSIM_VARIANTS, mae, psnr_db, ssim
 from netgraft.imaging.tiles import run_tiled
 
 __all__ = [
     "MAX_PIXELS",
     "SSIM_VARIANTS",
     "RgbImage",
+    "decode_image",
     "image_paths",
     "image_size",
     "linear_to_srgb",
+    "mae",
     "psnr_db",
     "read_image",
     "run_tiled",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -52,7 +53,21 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RgbImage:
             nor gray.
     """
     path = Path(path)
-    with _opened(path) as (image, head):
+    with _file(path) as stream:
+        return _decoded(path, stream, max_pixels)
+
+
+def decode_image(name: str | Path, data: bytes, *, max_pixels: int = MAX_PIXELS) -> RgbImage:
+    """The (h, w, 3) RGB image in the bytes of a file, as :func:`read_image` gives it; ``name`` is for errors.
+
+    Raises:
+        ImageError: as for :func:`read_image`.
+    """
+    return _decoded(Path(name), io.BytesIO(data), max_pixels)
+
+
+def _decoded(path: Path, stream: BinaryIO, max_pixels: int) -> RgbImage:
+    with _opened(path, stream) as (image, head):
         _check_size(path, image, max_pixels)
         _check_channels(path, image)
         sixteen = _is_sixteen_bit(path, image, head)
@@ -62,7 +77,8 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RgbImage:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
         # OpenCV turns TIFF files upright by itself.
         orientation = 1 if image.format == "TIFF" else int(image.getexif().get(_ORIENTATION, 1))
-        data = path.read_bytes()
+        stream.seek(0)
+        data = stream.read()
     return _decode_sixteen_bit(path, data, orientation)
 
 
@@ -73,7 +89,7 @@ def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
         ImageError: the file is missing, is not an image, or is too large.
     """
     path = Path(path)
-    with _opened(path) as (image, _):
+    with _file(path) as stream, _opened(path, stream) as (image, _):
         _check_size(path, image, max_pixels)
         width, height = image.size
         if image.format == "TIFF":
@@ -111,16 +127,19 @@ def image_paths(folder: str | Path) -> list[Path]:
     return [p for p in entries if p.suffix.lower() in READ_SUFFIXES and not p.name.startswith(".") and p.is_file()]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Pillow.Image, bytes]]:
-    """The file opened by Pillow, and its first bytes; Pillow's errors on damaged files become ImageErrors."""
+def _file(path: Path) -> BinaryIO:
     try:
-        stream = path.open("rb")
+        return path.open("rb")
     except IsADirectoryError as error:
         raise ImageError(f"cannot read {path}: it is a folder; name an image file in it") from error
     except OSError as error:
         raise ImageError(f"cannot read {path}: {_reason(error)}; check the path") from error
-    with stream, warnings.catch_warnings():
+
+
+@contextmanager
+def _opened(path: Path, stream: BinaryIO) -> Iterator[tuple[Pillow.Image, bytes]]:
+    """What Pillow opens, and its first bytes; Pillow's errors on damaged files become ImageErrors."""
+    with warnings.catch_warnings():
         # They tell of odd metadata and of large images; the size is checked by us.
         warnings.simplefilter("ignore")
         try:

@@ -53,13 +53,22 @@ def ssim(restored: RgbImage, clean: RgbImage, variant: str = "matlab") -> float:
         ImageError: the two differ in shape or type, are no RGB images, or are too small for the window.
         ConfigError: there is no such variant.
     """
-    smooth = lookup("SSIM variant", variant, SSIM_VARIANTS)
     peak = _peak(restored, clean)
-    if variant == "matlab" and min(clean.shape[:2]) < WINDOW:
-        raise ImageError(
-            f"SSIM needs {WINDOW}x{WINDOW} pixels at least, the image has {_size(clean)}; use a larger one"
-        )
-    x, y = restored.astype(np.float64), clean.astype(np.float64)
+    return ssim_of(restored.astype(np.float64), clean.astype(np.float64), peak, variant)
+
+
+def ssim_of(x: Float, y: Float, peak: float, variant: str = "matlab", mask: Float | None = None) -> float:
+    """The same for (h, w, 3) values in float64 that reach up to ``peak``.
+
+    mask: (h, w, 3) zeros and ones; the similarities where it is zero do not count.
+
+    Raises:
+        ImageError: they are too small for the window.
+        ConfigError: there is no such variant.
+    """
+    smooth = lookup("SSIM variant", variant, SSIM_VARIANTS)
+    if variant == "matlab" and min(y.shape[:2]) < WINDOW:
+        raise ImageError(f"SSIM needs {WINDOW}x{WINDOW} pixels at least, the image has {_size(y)}; use a larger one")
     mean_x, mean_y = smooth(x), smooth(y)
     variance_x = smooth(x * x) - mean_x**2
     variance_y = smooth(y * y) - mean_y**2
@@ -68,7 +77,22 @@ def ssim(restored: RgbImage, clean: RgbImage, variant: str = "matlab") -> float:
     similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     )
-    return float(similarity.mean())
+    if mask is None:
+        return float(similarity.mean())
+    weights = _inner(mask) if variant == "matlab" else mask
+    return float((similarity * weights).sum() / weights.sum())
+
+
+def mae(restored: RgbImage, clean: RgbImage) -> float:
+    """Mean absolute error over all pixels and channels, as a share of the value range: 0 for equal images, 1 at most.
+
+    restored, clean: (h, w, 3) uint8 or uint16 RGB.
+
+    Raises:
+        ImageError: the two differ in shape or type, or are no RGB images.
+    """
+    peak = _peak(restored, clean)
+    return float(np.mean(np.abs(restored.astype(np.float64) - clean.astype(np.float64)))) / peak
 
 
 def _gaussian() -> Float:
@@ -80,8 +104,13 @@ def _gaussian() -> Float:
 
 def _smooth_valid(image: Float) -> Float:
     """(h, w, 3) -> (h - 10, w - 10, 3): Gaussian means where the window lies within the image."""
+    return _inner(_smooth_plane(image))
+
+
+def _inner(image: Float) -> Float:
+    """What is left where the window lies within the image."""
     border = WINDOW // 2
-    return _smooth_plane(image)[border:-border, border:-border]
+    return image[border:-border, border:-border]
 
 
 def _smooth_volume(image: Float) -> Float:
@@ -121,5 +150,5 @@ def _peak(restored: RgbImage, clean: RgbImage) -> int:
     return int(np.iinfo(clean.dtype).max)
 
 
-def _size(image: RgbImage) -> str:
+def _size(image: RgbImage | Float) -> str:
     return "x".join(map(str, image.shape))

@@ -1,0 +1,303 @@
+"""How the files of each data set are laid out by their authors, and how many pairs it has.
+
+Nothing is decoded here: listing looks at names only, so that large data sets open at once.
+
+    folder       ROOT[/SPLIT]/degraded/NAME.png     ROOT[/SPLIT]/clean/NAME.png
+    gopro        ROOT/SPLIT/SEQUENCE/blur/N.png     ROOT/SPLIT/SEQUENCE/sharp/N.png       (GOPRO_Large)
+                 or as NAFNet stores it: ROOT/test/{input,target}.lmdb, ROOT/train/{blur,sharp}_crops.lmdb
+    gopro_gamma  ROOT/SPLIT/SEQUENCE/blur_gamma/N.png, the blur made after gamma encoding
+    hide         ROOT/train/NAME.png, ROOT/test/{test-close-ups,test-long-shot}/NAME.png  ROOT/GT/NAME.png
+    realblur_j   lines "CLEAN DEGRADED" in ROOT/RealBlur_J_SPLIT_list.txt, paths relative to ROOT
+    realblur_r   the same with RealBlur_R_SPLIT_list.txt
+    dpdd         ROOT/SPLIT_c/source/N.png          ROOT/SPLIT_c/target/M.png             (single-image input)
+    dpdd_dual    the left and right views instead, ROOT/SPLIT_l/source/N.png and ROOT/SPLIT_r/source/N.png
+    rsblur       lines "CLEAN DEGRADED" in ROOT/RSBlur_real_SPLIT.txt, paths relative to ROOT
+    reds         ROOT/SPLIT/SPLIT_blur/SEQUENCE/N.png, ROOT/SPLIT/SPLIT_sharp/SEQUENCE/N.png
+    reds_jpeg    the same with SPLIT_blur_jpeg/SEQUENCE/N.jpg
+
+Sources: Nah et al., CVPR 2017 (GoPro); Shen et al., ICCV 2019 (HIDE); Rim et al., ECCV 2020 (RealBlur) and ECCV 2022
+(RSBlur); Abuolaim and Brown, ECCV 2020 (DPDD); Nah et al., CVPRW 2019 and 2021 (REDS). Counts are those that the
+authors state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from netgraft.data.lmdb_images import LmdbImage, lmdb_images
+from netgraft.errors import DatasetError, ImageError
+from netgraft.imaging.io import image_paths
+
+MAX_CAPTURE_GAP = 10
+"""DPDD names photographs by the camera's running number; the two of a pair were taken one after the other."""
+ImageFile = Path | LmdbImage
+"""Where an image is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A degraded image and what it should look like."""
+
+    name: str
+    """Unique in its dataset, e.g. ``GOPR0384_11_00/000001``."""
+    degraded: ImageFile
+    """The degraded image; of a dual-pixel pair, its left view."""
+    clean: ImageFile
+    """The clean image."""
+    right: ImageFile | None = None
+    """The right view of a dual-pixel pair."""
+    group: str = ""
+    """The part of the data set that is reported on its own, e.g. ``indoor``."""
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        """All its images, the clean one last."""
+        return (self.degraded, *(() if self.right is None else (self.right,)), self.clean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How the files of a dataset are laid out."""
+
+    splits: tuple[str, ...]
+    """The splits it has; empty when any subfolder may be one."""
+    list_pairs: Callable[[Path, str], Iterable[Pair]]
+    """Finds the pairs of a split below a root folder."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Pairs of each split, as published."""
+    bits: int = 8
+    """Bits a channel that its figures are published for."""
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few names and how many more there are."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+
+
+def _folder(root: Path, split: str) -> Iterable[Pair]:
+    base = root / split
+    return _same_stems(base / "degraded", base / "clean", prefix="")
+
+
+def _gopro(blur: str) -> Callable[[Path, str], Iterable[Pair]]:
+    def find(root: Path, split: str) -> Iterable[Pair]:
+        stored = [root / split / f"{name}.lmdb" for name in GOPRO_LMDBS[split]]
+        if blur == "blur" and any(path.is_dir() for path in stored):
+            yield from _same_keys(*stored)
+            return
+        for sequence in _subfolders(root / split):
+            yield from _same_stems(sequence / blur, sequence / "sharp", prefix=f"{sequence.name}/")
+
+    return find
+
+
+GOPRO_LMDBS = {"train": ("blur_crops", "sharp_crops"), "test": ("input", "target")}
+"""Names of the two that hold a split, the degraded images first."""
+
+
+def _same_keys(degraded: Path, clean: Path) -> Iterable[Pair]:
+    left, right = lmdb_images(degraded), lmdb_images(clean)
+    _complain_of_lonely(left.keys() ^ right.keys(), degraded, clean)
+    # NAFNet writes SEQUENCE-FRAME; a pair has one name whatever it is stored in.
+    return [Pair(name=_scene_first(key), degraded=image, clean=right[key]) for key, image in left.items()]
+
+
+def _scene_first(key: str) -> str:
+    scene, dash, frame = key.rpartition("-")
+    return f"{scene}/{frame}" if dash else key
+
+
+def _hide(root: Path, split: str) -> Iterable[Pair]:
+    folders = {
+        "train": ["train"],
+        "test": ["test/test-close-ups", "test/test-long-shot"],
+        "test-close-ups": ["test/test-close-ups"],
+        "test-long-shot": ["test/test-long-shot"],
+    }[split]
+    for folder in folders:
+        # GT holds the clean images of all splits: it may have more than one split needs.
+        prefix = "" if split == "train" else f"{Path(folder).name}/"
+        group = "" if split == "train" else Path(folder).name.removeprefix("test-")
+        for pair in _same_stems(root / folder, root / "GT", prefix=prefix, spare_clean=True):
+            yield replace(pair, group=group)
+
+
+def _listed(list_name: str, dataset: str) -> Callable[[Path, str], Iterable[Pair]]:
+    """Pairs that a text file names, one a line, the clean image first; SPLIT in its name stands for the split."""
+
+    def find(root: Path, split: str) -> Iterable[Pair]:
+        list_file = root / list_name.replace("SPLIT", split)
+        try:
+            lines = [line.split() for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"cannot read {list_file}: it comes with {dataset} and names the pairs") from error
+        if any(len(line) != 2 for line in lines):
+            raise DatasetError(f"{list_file}: each line must hold the path of the clean and of the degraded image")
+        missing = [path for line in lines for path in line if not (root / path).is_file()]
+        if missing:
+            raise DatasetError(f"{list_file} names files that are missing in {root}: {first_few(missing)}")
+        for clean, degraded in lines:
+            scene = Path(degraded).parent.parent.name
+            yield Pair(name=f"{scene}/{Path(degraded).stem}", degraded=root / degraded, clean=root / clean)
+
+    return find
+
+
+def _dpdd(root: Path, split: str) -> Iterable[Pair]:
+    # The two of a pair have numbers of their own, and are paired in order of capture (the authors' data.py).
+    folder = root / f"{split}_c"
+    sources, targets = _images(folder / "source"), _images(folder / "target")
+    if len(sources) != len(targets):
+        raise DatasetError(f"{folder}: {len(sources)} images in source but {len(targets)} in target")
+    pairs = list(zip(sources, targets, strict=True))
+    far = [f"{a.name} with {b.name}" for a, b in pairs if _capture_gap(a, b) > MAX_CAPTURE_GAP]
+    if far:
+        raise DatasetError(f"{folder}: pairs were not taken together, files are missing: {first_few(far)}")
+    groups = _indoor_outdoor(root, len(pairs)) if split == "test" else [""] * len(pairs)
+    for (source, target), group in zip(pairs, groups, strict=True):
+        yield Pair(name=source.stem, degraded=source, clean=target, group=group)
+
+
+def _dpdd_dual(root: Path, split: str) -> Iterable[Pair]:
+    """The left and the right view, which go by the name of the one that holds all light."""
+    views = [_by_stem(root / f"{split}_{side}" / "source") for side in "lr"]
+    for pair in _dpdd(root, split):
+        missing = [
+            f"{split}_{side}/source/{pair.name}"
+            for side, view in zip("lr", views, strict=True)
+            if pair.name not in view
+        ]
+        if missing:
+            raise DatasetError(f"{root}: views of a dual-pixel pair are missing: {first_few(missing)}")
+        left, right = (view[pair.name] for view in views)
+        yield replace(pair, degraded=left, right=right)
+
+
+def _indoor_outdoor(root: Path, count: int) -> list[str]:
+    """The group of every test pair, in order, from ``indoor_labels.npy`` and ``outdoor_labels.npy`` in the root, as
+    Restormer's copy of the data set has them: positions, from 0; all empty without these files."""
+    groups = [""] * count
+    for group in ("indoor", "outdoor"):
+        path = root / f"{group}_labels.npy"
+        if not path.is_file():
+            continue
+        try:
+            positions = np.load(path, allow_pickle=False).astype(int).ravel().tolist()
+        except (OSError, ValueError, TypeError) as error:
+            raise DatasetError(f"{path}: is no list of positions ({error}); copy it again") from error
+        if not all(0 <= position < count for position in positions):
+            raise DatasetError(f"{path}: names pair {max(positions, key=abs)} of {count}, counted from 0")
+        for position in positions:
+            groups[position] = group
+    if any(groups) and not all(groups):
+        raise DatasetError(
+            f"{root}: indoor_labels.npy and outdoor_labels.npy leave out {groups.count('')} of {count} pairs"
+        )
+    return groups
+
+
+def _reds(blur: str) -> Callable[[Path, str], Iterable[Pair]]:
+    def find(root: Path, split: str) -> Iterable[Pair]:
+        base = root / split
+        degraded, clean = base / f"{split}_{blur}", base / f"{split}_sharp"
+        left, right = ([path.name for path in _subfolders(folder)] for folder in (degraded, clean))
+        _complain_of_lonely(set(left) ^ set(right), degraded, clean)
+        for name in left:
+            yield from _same_stems(degraded / name, clean / name, prefix=f"{name}/")
+
+    return find
+
+
+def _capture_gap(source: Path, target: Path) -> int:
+    numbers = [re.search(r"\d+$", path.stem) for path in (source, target)]
+    first, second = (number and int(number.group()) for number in numbers)
+    return 0 if first is None or second is None else abs(first - second)
+
+
+def _same_stems(degraded: Path, clean: Path, *, prefix: str, spare_clean: bool = False) -> Iterable[Pair]:
+    """Pairs of files with equal names but for the suffix."""
+    left, right = _by_stem(degraded), _by_stem(clean)
+    _complain_of_lonely(left.keys() - right.keys() if spare_clean else left.keys() ^ right.keys(), degraded, clean)
+    return [Pair(name=prefix + stem, degraded=left[stem], clean=right[stem]) for stem in left]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    paths = _images(folder)
+    by_stem = {path.stem: path for path in paths}
+    if len(by_stem) < len(paths):
+        twice = sorted({path.name for path in paths} - {path.name for path in by_stem.values()})
+        raise DatasetError(f"{folder}: two images of the same name but for the suffix: {first_few(twice)}; keep one")
+    return by_stem
+
+
+def _images(folder: Path) -> list[Path]:
+    try:
+        return image_paths(folder)
+    except ImageError as error:
+        raise DatasetError(f"the dataset is not complete: {error}") from error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"the dataset is not complete: there is no folder {folder}")
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _complain_of_lonely(names: Iterable[str], degraded: Path, clean: Path) -> None:
+    lonely = sorted(names)
+    if lonely:
+        raise DatasetError(
+            f"images without a partner in {degraded} or {clean}: {first_few(lonely)}; add or remove them"
+        )
+
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "folder": Layout(splits=(), list_pairs=_folder),
+        "gopro": Layout(splits=("train", "test"), list_pairs=_gopro("blur"), counts={"train": 2103, "test": 1111}),
+        "gopro_gamma": Layout(
+            splits=("train", "test"), list_pairs=_gopro("blur_gamma"), counts={"train": 2103, "test": 1111}
+        ),
+        "hide": Layout(
+            splits=("train", "test", "test-close-ups", "test-long-shot"),
+            list_pairs=_hide,
+            counts={"train": 6397, "test": 2025},
+        ),
+        "realblur_j": Layout(
+            splits=("train", "test"),
+            list_pairs=_listed("RealBlur_J_SPLIT_list.txt", "RealBlur"),
+            counts={"train": 3758, "test": 980},
+        ),
+        "realblur_r": Layout(
+            splits=("train", "test"),
+            list_pairs=_listed("RealBlur_R_SPLIT_list.txt", "RealBlur"),
+            counts={"train": 3758, "test": 980},
+        ),
+        "dpdd": Layout(
+            splits=("train", "val", "test"), list_pairs=_dpdd, counts={"train": 350, "val": 74, "test": 76}, bits=16
+        ),
+        "dpdd_dual": Layout(
+            splits=("train", "val", "test"),
+            list_pairs=_dpdd_dual,
+            counts={"train": 350, "val": 74, "test": 76},
+            bits=16,
+        ),
+        "rsblur": Layout(
+            splits=("train", "val", "test"),
+            list_pairs=_listed("RSBlur_real_SPLIT.txt", "RSBlur"),
+            counts={"train": 8878, "val": 1120, "test": 3360},
+        ),
+        "reds": Layout(splits=("train", "val"), list_pairs=_reds("blur"), counts={"train": 24000, "val": 3000}),
+        "reds_jpeg": Layout(
+            splits=("train", "val"), list_pairs=_reds("blur_jpeg"), counts={"train": 24000, "val": 3000}
+        ),
+    }
+)
+"""The layouts by name; see the top of this module."""
