@@ -36,6 +36,9 @@ from netgraft.imaging.io import image_paths
 
 MAX_CAPTURE_GAP = 10
 """DPDD names photographs by the camera's running number; the two of a pair were taken one after the other."""
+DPDD_TEST_PAIRS = 76
+DPDD_INDOOR = (*range(8, 14), 16, 32, *range(39, 57), *range(59, 68), 74, 75)
+"""Positions, from 0, of the 37 indoor ones among the test pairs in order; the other 39 are outdoor."""
 ImageFile = Path | LmdbImage
 """Where an image is kept."""
 
@@ -144,8 +147,10 @@ def _listed(list_name: str, dataset: str) -> Callable[[Path, str], Iterable[Pair
         if missing:
             raise DatasetError(f"{list_file} names files that are missing in {root}: {first_few(missing)}")
         for clean, degraded in lines:
-            scene = Path(degraded).parent.parent.name
-            yield Pair(name=f"{scene}/{Path(degraded).stem}", degraded=root / degraded, clean=root / clean)
+            scene, *_, file = Path(degraded).parts[1:]
+            # RSBlur numbers the folders of a day, and calls all blurred images alike.
+            name = file if scene.startswith("scene") else Path(degraded).parts[2]
+            yield Pair(name=f"{scene}/{Path(name).stem}", degraded=root / degraded, clean=root / clean)
 
     return find
 
@@ -166,53 +171,58 @@ def _dpdd(root: Path, split: str) -> Iterable[Pair]:
 
 
 def _dpdd_dual(root: Path, split: str) -> Iterable[Pair]:
-    """The left and the right view, which go by the name of the one that holds all light."""
-    views = [_by_stem(root / f"{split}_{side}" / "source") for side in "lr"]
-    for pair in _dpdd(root, split):
-        missing = [
-            f"{split}_{side}/source/{pair.name}"
-            for side, view in zip("lr", views, strict=True)
-            if pair.name not in view
-        ]
-        if missing:
-            raise DatasetError(f"{root}: views of a dual-pixel pair are missing: {first_few(missing)}")
-        left, right = (view[pair.name] for view in views)
-        yield replace(pair, degraded=left, right=right)
+    """The left and the right view of every pair, in the same order of capture."""
+    pairs = sorted(_dpdd(root, split), key=lambda pair: pair.name)
+    left, right = (_images(root / f"{split}_{side}" / "source") for side in "lr")
+    if not len(left) == len(right) == len(pairs):
+        raise DatasetError(f"{root}: {len(left)} left and {len(right)} right views of {len(pairs)} pairs in {split}")
+    for pair, first, second in zip(pairs, left, right, strict=True):
+        yield replace(pair, degraded=first, right=second)
 
 
 def _indoor_outdoor(root: Path, count: int) -> list[str]:
-    """The group of every test pair, in order, from ``indoor_labels.npy`` and ``outdoor_labels.npy`` in the root, as
-    Restormer's copy of the data set has them: positions, from 0; all empty without these files."""
-    groups = [""] * count
+    """The group of every test pair, in order: from ``indoor_labels.npy`` and ``outdoor_labels.npy`` in the root, as
+    Restormer's copy of the data set has them, positions from 1; without these files as published for all 76."""
+    listed = {}
     for group in ("indoor", "outdoor"):
         path = root / f"{group}_labels.npy"
-        if not path.is_file():
-            continue
-        try:
-            positions = np.load(path, allow_pickle=False).astype(int).ravel().tolist()
-        except (OSError, ValueError, TypeError) as error:
-            raise DatasetError(f"{path}: is no list of positions ({error}); copy it again") from error
-        if not all(0 <= position < count for position in positions):
-            raise DatasetError(f"{path}: names pair {max(positions, key=abs)} of {count}, counted from 0")
-        for position in positions:
-            groups[position] = group
-    if any(groups) and not all(groups):
+        if path.is_file():
+            try:
+                listed[group] = np.load(path, allow_pickle=False).astype(int).ravel().tolist()
+            except (OSError, ValueError, TypeError) as error:
+                raise DatasetError(f"{path}: is no list of positions ({error}); copy it again") from error
+    if not listed and count == DPDD_TEST_PAIRS:
+        listed = {"indoor": [position + 1 for position in DPDD_INDOOR]}
+        listed["outdoor"] = [position for position in range(1, count + 1) if position not in listed["indoor"]]
+    if listed and sorted(position for positions in listed.values() for position in positions) != list(
+        range(1, count + 1)
+    ):
         raise DatasetError(
-            f"{root}: indoor_labels.npy and outdoor_labels.npy leave out {groups.count('')} of {count} pairs"
+            f"{root}: indoor_labels.npy and outdoor_labels.npy must name each of the {count} test pairs once, by its "
+            "position from 1"
         )
-    return groups
+    groups = {position: group for group, positions in listed.items() for position in positions}
+    return [groups.get(position, "") for position in range(1, count + 1)]
 
 
 def _reds(blur: str) -> Callable[[Path, str], Iterable[Pair]]:
     def find(root: Path, split: str) -> Iterable[Pair]:
-        base = root / split
-        degraded, clean = base / f"{split}_{blur}", base / f"{split}_sharp"
+        part = split.partition("-")[0]
+        degraded, clean = (root / part / f"{part}_{kind}" for kind in (blur, "sharp"))
         left, right = ([path.name for path in _subfolders(folder)] for folder in (degraded, clean))
         _complain_of_lonely(set(left) ^ set(right), degraded, clean)
         for name in left:
-            yield from _same_stems(degraded / name, clean / name, prefix=f"{name}/")
+            for pair in _same_stems(degraded / name, clean / name, prefix=f"{name}/"):
+                # Every tenth frame, as NAFNet and others evaluate.
+                if split != REDS_300 or pair.name.endswith("9"):
+                    yield pair
 
     return find
+
+
+REDS_300 = "val-300"
+"""A tenth of the validation frames: those whose number ends in 9."""
+REDS_COUNTS = {"train": 24000, "val": 3000, REDS_300: 300}
 
 
 def _capture_gap(source: Path, target: Path) -> int:
@@ -294,10 +304,8 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             list_pairs=_listed("RSBlur_real_SPLIT.txt", "RSBlur"),
             counts={"train": 8878, "val": 1120, "test": 3360},
         ),
-        "reds": Layout(splits=("train", "val"), list_pairs=_reds("blur"), counts={"train": 24000, "val": 3000}),
-        "reds_jpeg": Layout(
-            splits=("train", "val"), list_pairs=_reds("blur_jpeg"), counts={"train": 24000, "val": 3000}
-        ),
+        "reds": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur"), counts=REDS_COUNTS),
+        "reds_jpeg": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur_jpeg"), counts=REDS_COUNTS),
     }
 )
 """The layouts by name; see the top of this module."""
