@@ -1,88 +1,77 @@
-"""Judging a network on images whose clean version is known, by a stated protocol."""
+"""Judging networks on images whose clean version is known, by a stated protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraft.data.images import ImagePair
-from netgraft.errors import DatasetError
-from netgraft.imaging import RgbImage, psnr_db, ssim
+from netgraft.errors import DatasetError, ImageError
+from netgraft.imaging import RgbImage
+from netgraft.protocol import METRICS
+from netgraft.scores import Evaluation, ImageScore, Scorer, eight_bits, paired_interval
 
-PROTOCOL = {
-    "psnr": "8-bit rounded RGB, whole image, per image, then averaged",
-    "ssim": "nafnet_3d: one 11x11x11 Gaussian (sigma 1.5) over height, width and channel",
-    "ssim_matlab": "per channel, Gaussian 11x11 (sigma 1.5), valid region",
-}
-"""How the figures of :class:`ImageScore` come about, in words."""
+__all__ = [
+    "PROTOCOL",
+    "Evaluation",
+    "ImageScore",
+    "batch_psnr_db",
+    "crop_psnrs_db",
+    "eight_bits",
+    "evaluate",
+    "evaluate_all",
+    "paired_interval",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageScore:
-    """How close one restored image comes to the clean one."""
-
-    name: str
-    """Name of the image."""
-    psnr_db: float
-    ssim: float
-    """The 3-D Gaussian variant that NAFNet's GoPro table uses."""
-    ssim_matlab: float
-    """The per-channel variant of the original MATLAB code."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """Scores on a set of images."""
-
-    scores: tuple[ImageScore, ...]
-
-    def mean(self, figure: str = "psnr_db") -> float:
-        """Mean over the images of ``psnr_db``, ``ssim`` or ``ssim_matlab``."""
-        return float(np.mean([getattr(score, figure) for score in self.scores]))
-
-    def as_rows(self) -> list[dict[str, Any]]:
-        """Plain data, for JSON."""
-        return [asdict(score) for score in self.scores]
-
-    @staticmethod
-    def from_rows(rows: Iterable[dict[str, Any]]) -> Evaluation:
-        """The inverse of :meth:`as_rows`."""
-        return Evaluation(scores=tuple(ImageScore(**row) for row in rows))
+PROTOCOL = METRICS | {"psnr": "8-bit rounded RGB, whole image, per image, then averaged"}
+"""How the figures of :func:`evaluate` come about, in words."""
+EIGHT_BITS = Scorer()
+"""Compares images as files hold them."""
+Restore = Callable[[RgbImage], RgbImage]
+"""What restores an (h, w, 3) uint8 or uint16 image; of a dual-pixel pair it gets (h, w, 6)."""
 
 
-def eight_bits(image: RgbImage) -> NDArray[np.uint8]:
-    """An (h, w, 3) uint8 or uint16 image in 8 bits: 65535 becomes 255, and what lies between is rounded."""
-    if image.dtype == np.uint8:
-        return image.astype(np.uint8, copy=False)
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def score(name: str, restored: RgbImage, clean: RgbImage) -> ImageScore:
-    """Compare one restored image with the clean one, both rounded to 8 bits as the protocol says."""
-    restored, clean = eight_bits(restored), eight_bits(clean)
-    return ImageScore(
-        name=name,
-        psnr_db=psnr_db(restored, clean),
-        ssim=ssim(restored, clean, variant="nafnet_3d"),
-        ssim_matlab=ssim(restored, clean, variant="matlab"),
-    )
-
-
-def evaluate(restore: Callable[[RgbImage], RgbImage], images: Sequence[ImagePair]) -> Evaluation:
+def evaluate(restore: Restore, images: Iterable[ImagePair]) -> Evaluation:
     """Scores of ``restore``, which maps (h, w, 3) uint8 or uint16 to the same, on every image.
 
     Raises:
         DatasetError: there are no images.
     """
-    if not images:
+    return evaluate_all({"restored": restore}, images)["restored"]
+
+
+def evaluate_all(
+    networks: Mapping[str, Restore],
+    images: Iterable[ImagePair],
+    *,
+    scorer: Scorer = EIGHT_BITS,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Evaluation]:
+    """Scores of several networks, by name, in one pass over the images: each is read once and forgotten.
+
+    Raises:
+        DatasetError: there are no images, one has not the bits that were asked for, or cannot be compared.
+    """
+    scores: dict[str, list[ImageScore]] = {name: [] for name in networks}
+    for done, image in enumerate(images, start=1):
+        degraded, clean = image.degraded, image.clean
+        if scorer.bits == 8:
+            degraded, clean = eight_bits(degraded), eight_bits(clean)
+        elif degraded.dtype == np.uint8:
+            raise DatasetError(f"{image.name} has 8 bits a channel: figures in 16 bits need images of 16")
+        for name, restore in networks.items():
+            restored = restore(degraded)
+            try:
+                scores[name].append(scorer(image.name, restored, clean, image.group))
+            except ImageError as error:
+                raise DatasetError(f"{image.name}, {name}: {error}") from error
+        progress(done)
+    if not all(scores.values()):
         raise DatasetError("there are no images to evaluate on: name a folder with at least one pair")
-    return Evaluation(scores=tuple(score(image.name, restore(image.degraded), image.clean) for image in images))
+    return {name: Evaluation(scores=tuple(found)) for name, found in scores.items()}
 
 
 @torch.inference_mode()
@@ -110,19 +99,3 @@ def crop_psnrs_db(raw: Iterable[Tensor], clean: Iterable[Tensor]) -> list[float]
         mse = (restored - target).square().mean((1, 2, 3))
         scores += (-10 * torch.log10(mse.clamp_min(1e-10))).tolist()
     return scores
-
-
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], *, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float]:
-    """95 % bootstrap interval, over images, of the mean of ``first - second``: (low, high).
-
-    Raises:
-        DatasetError: the two are empty, or not of the same images.
-    """
-    if len(first) != len(second) or not len(first):
-        raise DatasetError(f"scores of {len(first)} and {len(second)} images cannot be compared in pairs")
-    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(len(gaps), size=(draws, len(gaps)))
-    low, high = np.quantile(gaps[picks].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraft.errors import CheckpointError, ImageError
+from netgraft.errors import CheckpointError, ConfigError, ImageError
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.load import Teacher, load_teacher
 
 TILE = 256
 """Side of a tile, in pixels, for networks that take any size; near what they were trained on."""
+WHOLE = 2**20
+"""Side of a tile that no image reaches."""
 OVERLAP = 32
 """Pixels that neighboring tiles share at least."""
 SIZE_MULTIPLE = "size_multiple"
@@ -30,24 +32,60 @@ class Restorer:
     """A network that is ready to restore images; whatever it runs on, images go through it in the same tiles."""
 
     run: Callable[[Tensor], Tensor]
-    """(1, 3, h, w), RGB in [0, 1] -> the same."""
+    """(1, 3, h, w), RGB in [0, 1] -> the same; of two views (1, 6, h, w) -> (1, 3, h, w)."""
     multiple: int = 1
     """Sides must be multiples of this."""
     fixed: tuple[int, int] | None = None
     """(h, w) of every input, for a network with a fixed size."""
     tile: int = TILE
     """Side of a tile, in pixels, for a network without a fixed size; a deep one gets what it needs at least."""
+    channels: int = 3
+    """Of the input: 3, or 6 for the two views of a dual-pixel sensor."""
+    pads_itself: bool = False
+    """Whether it takes whole images of any size, and pads them as its authors do."""
 
-    def __call__(self, image: RgbImage) -> RgbImage:
-        """Restore an (h, w, 3) uint8 or uint16 image; the same shape and type come back."""
-        _check_image(image)
-        white = np.iinfo(image.dtype).max
-        x = torch.from_numpy(image.astype(np.float32) / white).permute(2, 0, 1)[None].contiguous()
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(h, w) of a tile, in pixels."""
         # Two steps of a deep network at least: one is shared with the next tile.
         tile = max(self.tile, 2 * self.multiple)
         tile += -tile % self.multiple
-        overlap = min(OVERLAP, min(self.fixed or (tile, tile)) // 4)
-        y = run_tiled(self.run, x, tile=tile, overlap=overlap, multiple=self.multiple, fixed=self.fixed)
+        return self.fixed or (tile, tile)
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that neighboring tiles share at least."""
+        return min(OVERLAP, min(self.sides) // 4)
+
+    @property
+    def pieces(self) -> str:
+        """In which pieces images go through the network, in words."""
+        h, w = self.sides
+        return "whole" if self.tile == WHOLE else f"tiles of {h}x{w} with an overlap of {self.overlap}"
+
+    def in_tiles(self, side: int | None) -> Restorer:
+        """The same network, run on tiles of ``side`` pixels, or on whole images where it is None.
+
+        Raises:
+            ConfigError: the network has a fixed size.
+        """
+        if self.fixed is not None:
+            h, w = self.fixed
+            raise ConfigError(
+                f"a network with the fixed input {w}x{h} runs in tiles of that size alone: name its *_dynamic.onnx "
+                "file, or a checkpoint"
+            )
+        if side is None:
+            return replace(self, tile=WHOLE, multiple=1 if self.pads_itself else self.multiple)
+        return replace(self, tile=side)
+
+    def __call__(self, image: RgbImage) -> RgbImage:
+        """Restore an (h, w, 3) uint8 or uint16 image, of two views (h, w, 6); one (h, w, 3) of its type comes back."""
+        _check_image(image, self.channels)
+        white = np.iinfo(image.dtype).max
+        x = torch.from_numpy(image.astype(np.float32) / white).permute(2, 0, 1)[None].contiguous()
+        tile = self.sides[0]
+        y = run_tiled(self.run, x, tile=tile, overlap=self.overlap, multiple=self.multiple, fixed=self.fixed)
         # Before clamping, which would turn infinity into white.
         if not bool(torch.isfinite(y).all()):
             raise ImageError("the network gave values that are not finite: it does not fit images like this one")
@@ -73,10 +111,11 @@ def restore(image: RgbImage, model: Model = None) -> RgbImage:
     return open_restorer(model)(image)
 
 
-def open_restorer(model: Model = None, *, threads: int = 0) -> Restorer:
+def open_restorer(model: Model = None, *, threads: int = 0, compute: str = "cpu") -> Restorer:
     """Make a network ready to restore images.
 
     threads: of ONNX Runtime; 0 for all cores. PyTorch keeps its own setting.
+    compute: where PyTorch computes, e.g. ``cuda``; ONNX Runtime computes on the processor.
 
     Raises:
         CheckpointError: the model cannot be read.
@@ -84,40 +123,44 @@ def open_restorer(model: Model = None, *, threads: int = 0) -> Restorer:
     if isinstance(model, Restorer):
         return model
     if model is None:
-        return _embedded()
+        return _embedded(compute)
     if isinstance(model, Teacher):
-        return _of_module(model.module)
+        return _of_module(model.module, compute)
     if isinstance(model, nn.Module):
-        return _of_module(model)
+        return _of_module(model, compute)
     path = Path(model)
     if path.suffix == ".onnx":
         return _of_onnx(path, threads)
-    return _of_module(load_teacher(path).module)
+    return _of_module(load_teacher(path).module, compute)
 
 
 @cache
-def _embedded() -> Restorer:
-    return _of_module(load_teacher().module)
+def _embedded(compute: str) -> Restorer:
+    return _of_module(load_teacher().module, compute)
 
 
-def _of_module(module: nn.Module) -> Restorer:
+def _of_module(module: nn.Module, compute: str) -> Restorer:
     # A copy: the caller's may be in training, and keeps its memory layout.
-    network = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = copy.deepcopy(module).eval().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            y: Tensor = network(x.to(memory_format=torch.channels_last))
+            y: Tensor = network(x.to(compute, memory_format=torch.channels_last))
         return y.clone()
 
-    return Restorer(run=run, multiple=int(getattr(module, "size_multiple", 1)))
+    multiple = getattr(module, "size_multiple", None)
+    return Restorer(run=run, multiple=int(multiple or 1), pads_itself=multiple is not None)
 
 
 def _of_onnx(path: Path, threads: int) -> Restorer:
     session = _session(path, threads)
     inputs = session.get_inputs()
     shape = inputs[0].shape
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or (isinstance(shape[0], int) and shape[0] != 1):
-        raise CheckpointError(f"{path}: needs one input of (1, 3, h, w), but it takes {[i.shape for i in inputs]}")
+    if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, 6) or (isinstance(shape[0], int) and shape[0] != 1):
+        raise CheckpointError(
+            f"{path}: needs one input of (1, 3, h, w), or (1, 6, h, w) for two views, "
+            f"but it takes {[i.shape for i in inputs]}"
+        )
     if inputs[0].type != "tensor(float)":
         raise CheckpointError(f"{path}: needs an input of 32-bit floats, but it takes {inputs[0].type}")
     name = inputs[0].name
@@ -132,8 +175,8 @@ def _of_onnx(path: Path, threads: int) -> Restorer:
 
     h, w = shape[2:]
     if isinstance(h, int) and isinstance(w, int):
-        return Restorer(run=run, fixed=(h, w))
-    return Restorer(run=run, multiple=_multiple_of(session, path))
+        return Restorer(run=run, fixed=(h, w), channels=shape[1])
+    return Restorer(run=run, multiple=_multiple_of(session, path), channels=shape[1])
 
 
 def _session(path: Path, threads: int) -> Any:
@@ -163,9 +206,10 @@ def _multiple_of(session: Any, path: Path) -> int:
     return int(noted)
 
 
-def _check_image(image: object) -> None:
+def _check_image(image: object, channels: int) -> None:
     if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"an image must be a uint8 or uint16 array, not {kind}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ImageError(f"an image must have the shape (h, w, 3), not {image.shape}")
+    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        views = " for this network" if channels == 3 else ", two views in RGB, for this network"
+        raise ImageError(f"an image must have the shape (h, w, {channels}){views}, not {image.shape}")

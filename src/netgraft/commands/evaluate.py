@@ -1,73 +1,226 @@
-"""A network judged on images whose clean version is known."""
+"""Networks judged on images whose clean version is known."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
-from netgraft.commands.console import DataRoot, Degradation, Json, finish, out_console
+from netgraft.commands.console import DataRoot, Degradation, Json, finish, out_console, progress_bars
 from netgraft.config import parse_config
-from netgraft.errors import ConfigError
+from netgraft.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from netgraft.judgement import Entrant, Judgement
+
+Models = Annotated[
+    list[str],
+    typer.Argument(help="An .onnx, .pth or .safetensors file, a run's folder, or 'embedded'.", show_default=False),
+]
+LOWER_IS_BETTER = ("mae", "lpips")
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="An .onnx, .pth or .safetensors file, or 'embedded'.")],
-    dataset: Annotated[str, typer.Option(help="embedded, sharp, folder, gopro, hide, ...")] = "embedded",
+    models: Models,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="embedded, sharp, folder, gopro, gopro-gamma, hide, realblur-j, realblur-r, dpdd, dpdd-dual, rsblur, "
+            "reds or reds-jpeg."
+        ),
+    ] = "embedded",
     root: DataRoot = None,
+    split: Annotated[str, typer.Option(help="Split; by default the one that figures are published for.")] = "",
     degradation: Degradation = "shake",
-    tlc: Annotated[int | None, typer.Option(help="Training crop, for local statistics.")] = None,
+    strength: Annotated[
+        tuple[float, float] | None, typer.Option(help="Weakest and strongest degradation of sharp photographs.")
+    ] = None,
+    inference: Annotated[
+        Literal["whole", "tiles", "crop"], typer.Option(help="Whole images, tiles, or the central crop of each.")
+    ] = "tiles",
+    size: Annotated[int | None, typer.Option(min=16, help="Side of tiles or of the crop, in pixels.")] = None,
+    tlc: Annotated[int | None, typer.Option(min=16, help="Training crop, for local statistics.")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 16 bits a channel; by default the data set's.")] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Align restored images first, as RealBlur is.")] = False,
+    lpips: Annotated[
+        bool | None, typer.Option("--lpips/--no-lpips", help="LPIPS; by default where its weights are at hand.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept an incomplete data set.")] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Look at all pairs before any is used.")] = True,
+    bins: Annotated[int, typer.Option(min=0, help="Also by difficulty, in so many bins.")] = 0,
     table: Annotated[Path | None, typer.Option("--csv", help="Write the scores of every image here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write everything here, as JSON.")] = None,
+    earlier: Annotated[
+        Path | None, typer.Option("--against", help="Compare with what --out wrote earlier; the same protocol alone.")
+    ] = None,
+    compute: Annotated[str, typer.Option(help="Where checkpoints compute: cpu, or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Score a network on images whose clean version is known: PSNR and both SSIMs, whole images."""
-    from netgraft.data.images import whole_images
-    from netgraft.evaluate import PROTOCOL
-    from netgraft.evaluate import evaluate as judge
+    """Score networks on images whose clean version is known, side by side: PSNR, both SSIMs, MAE, LPIPS, intervals."""
+    from netgraft.data.testset import open_test_set
     from netgraft.files import write_atomically
+    from netgraft.judgement import against, as_csv, document, judge, rows
+
+    given = {"source": dataset, "root": root, "degradation": degradation}
+    data = parse_config(
+        {"data": given | ({} if strength is None else {"strength_px": list(strength)})}, "netgraft evaluate"
+    ).data
+    entrants = open_entrants(models, tlc, compute)
+    distance = _lpips(lpips)
+    with progress_bars() as progress:
+        tests = open_test_set(
+            data,
+            split,
+            limit=limit,
+            partial=partial,
+            check=check,
+            threads=2,
+            progress=lambda done, total: progress("check", done, total),
+        )
+        judgement = judge(
+            entrants,
+            tests,
+            inference=inference,
+            side=size,
+            bits=_bits(bits, tests.bits),
+            aligned=aligned,
+            lpips=distance,
+            progress=lambda done, total: progress("evaluate", done, total),
+        )
+    told = {"models": models} | document(judgement, bins)
+    if earlier is not None:
+        told["against"] = against(judgement, earlier)
+    if table is not None:
+        write_atomically(table, as_csv(judgement).encode())
+    if out is not None:
+        write_atomically(out, json.dumps(told | {"scores": rows(judgement)}, indent=1).encode())
+    show(judgement, told)
+    finish(told, as_json)
+
+
+def open_entrants(models: list[str], tlc: int | None, compute: str) -> dict[str, Entrant]:
+    """The networks by a short name; a run's folder gives its teacher and its student.
+
+    Raises:
+        ConfigError: two have one name, or ``tlc`` is asked of an exported file.
+        CheckpointError: one cannot be read.
+    """
+    from netgraft.judgement import Entrant
     from netgraft.nets.load import load_teacher
     from netgraft.restore import open_restorer
 
-    data = parse_config(
-        {"data": {"source": dataset, "root": root, "degradation": degradation}}, "netgraft evaluate"
-    ).data
-    path = None if model == "embedded" else Path(model)
-    if tlc is None:
-        restorer = open_restorer(path)
-    else:
+    found: dict[str, Entrant] = {}
+    for name, path in _named(models):
         if path is not None and path.suffix == ".onnx":
-            raise ConfigError("--tlc needs a checkpoint: local statistics are built in before export")
-        restorer = open_restorer(load_teacher(path, tlc=(tlc, tlc)))
-    images = whole_images(data, "test")[:limit]
-    restored, degraded = judge(restorer, images), judge(lambda image: image, images)
-    if table is not None:
-        rows = restored.as_rows()
-        lines = [list(rows[0]), *([*row.values()] for row in rows)]
-        write_atomically(table, _csv(lines).encode())
-    figures = ("psnr_db", "ssim", "ssim_matlab")
-    document = {
-        "model": model,
-        "dataset": data.model_dump(mode="json"),
-        "images": len(images),
-        "protocol": PROTOCOL,
-        "degraded": {figure: degraded.mean(figure) for figure in figures},
-        "restored": {figure: restored.mean(figure) for figure in figures},
-    }
-    view = Table(title=f"{len(images)} images, {dataset}")
-    for column in ("", *figures):
-        view.add_column(column, justify="right" if column else "left")
-    for name, scored in (("degraded", degraded), ("restored", restored)):
-        view.add_row(name, *(f"{scored.mean(figure):.4f}" for figure in figures))
+            if tlc is not None:
+                raise ConfigError("--tlc needs a checkpoint: local statistics are built in before export")
+            entrant = Entrant(restorer=open_restorer(path), source=str(path), statistics="as exported")
+        else:
+            teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
+            entrant = Entrant(
+                restorer=open_restorer(teacher, compute=compute),
+                source=teacher.source,
+                statistics="global" if tlc is None else f"local (TLC {tlc}x{tlc})",
+            )
+        if name in found:
+            raise ConfigError(f"two networks are called {name}: rename one, or give NAME=FILE")
+        found[name] = entrant
+    return found
+
+
+def _named(models: list[str]) -> list[tuple[str, Path | None]]:
+    """Name and file of every network; None is the embedded one."""
+    named: list[tuple[str, Path | None]] = []
+    for model in models:
+        name, equals, file = model.rpartition("=")
+        path = Path(file)
+        if file == "embedded":
+            named.append((name or file, None))
+        elif path.is_dir():
+            exported = [(kind, path / "export" / f"{kind}_dynamic.onnx") for kind in ("teacher", "student")]
+            missing = [str(f) for _, f in exported if not f.is_file()]
+            if missing:
+                raise ConfigError(f"{path}: holds no finished run, {missing[0]} is missing: netgraft run --out {path}")
+            named += [(f"{name} {kind}" if equals else kind, f) for kind, f in exported]
+        else:
+            named.append((name or ("restored" if len(models) == 1 else path.stem), path))
+    return named
+
+
+def _bits(asked: int | None, published: int) -> Literal[8, 16]:
+    bits = asked or published
+    if bits not in (8, 16):
+        raise ConfigError(f"--bits {bits}: images have 8 or 16 bits a channel")
+    return 16 if bits == 16 else 8
+
+
+def _lpips(asked: bool | None) -> Callable[[Any, Any], float] | str:
+    """The distance, or the reason for which it is left out."""
+    from netgraft.imaging.lpips import open_lpips
+
+    if asked is False:
+        return "not asked for"
+    try:
+        return open_lpips()
+    except CheckpointError as error:
+        if asked:
+            raise
+        return str(error)
+
+
+def show(judgement: Judgement, told: dict[str, Any]) -> None:
+    """The tables of a judgement on the terminal."""
+    from netgraft.scores import FIGURES
+
+    protocol = judgement.protocol
+    figures = [f for f in FIGURES if all(f in e.figures for e in judgement.evaluations.values())]
+    view = Table(title=f"{protocol.images} images, {protocol.dataset} {protocol.split}".rstrip())
+    view.add_column("")
+    for figure in figures:
+        arrow = "↓" if figure in LOWER_IS_BETTER else "↑"
+        view.add_column(f"{figure} {arrow}", justify="right", no_wrap=True)
+    for name, evaluation in judgement.evaluations.items():
+        low, high = evaluation.interval()
+        cells = [f"{evaluation.mean(figure):.4f}" for figure in figures[1:]]
+        view.add_row(name, f"{evaluation.mean():.2f} [{low:.2f}, {high:.2f}]", *cells)
     out_console.print(view)
-    finish(document, as_json)
+    for row in [*told["differences"], *told.get("against", [])]:
+        out_console.print(
+            f"{row['of']} less {row['less']}: {_number(row['mean'])} dB "
+            f"[{_number(row['low'])}, {_number(row['high'])}], in pairs"
+        )
+    if told["groups"]:
+        out_console.print(_psnr_table("by group", list(told["groups"]), list(told["groups"].values())))
+    if told["bins"]:
+        labels = ["{:.1f} to {:.1f} dB".format(*row["degraded_psnr_db"]) for row in told["bins"]]
+        parts = [row["means"] | {"images": row["images"]} for row in told["bins"]]
+        out_console.print(_psnr_table("by PSNR of the degraded image", labels, parts))
+    of = "" if protocol.published is None else f" of {protocol.published} as published"
+    out_console.print(
+        f"Protocol: {protocol.images} images{of}, {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit "
+        f"RGB; alignment: {protocol.alignment}; views: {protocol.views}. LPIPS: {judgement.lpips}. "
+        "In brackets: 95 %, bootstrap over images.",
+        style="dim",
+    )
 
 
-def _csv(lines: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+def _psnr_table(title: str, labels: list[str], parts: list[dict[str, Any]]) -> Table:
+    """PSNR of every network in every part of the images."""
+    view = Table(title=f"PSNR, dB, {title}")
+    view.add_column("")
+    view.add_column("images", justify="right")
+    names = [name for name in parts[0] if name != "images"]
+    for name in names:
+        view.add_column(name, justify="right")
+    for label, part in zip(labels, parts, strict=True):
+        view.add_row(label, str(part["images"]), *(_number(part[name]["psnr_db"], sign=False) for name in names))
+    return view
+
+
+def _number(value: float | None, *, sign: bool = True) -> str:
+    return "infinite" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from netgraft.data.crops import CropSource, PairedSource, SyntheticSource, cut, image_tensor
@@ -49,6 +49,11 @@ class DataConfig(BaseModel):
     seed: int = Field(7, ge=0)
     """Seed of the degradation of validation and test images; the training's follows the run's seed."""
 
+    @field_validator("source")
+    @classmethod
+    def _as_typed_in_a_shell(cls, source: str) -> str:
+        return source.replace("-", "_")
+
     @model_validator(mode="after")
     def _complete(self) -> DataConfig:
         lookup("data source", self.source, {**dict.fromkeys(SHARP_SOURCES), **LAYOUTS})
@@ -66,7 +71,31 @@ class ImagePair:
 
     name: str
     degraded: RgbImage
+    """Of a dual-pixel pair (h, w, 6): the left view, then the right one."""
     clean: RgbImage
+    group: str = ""
+    """The part of the data set that is reported on its own, e.g. ``indoor``."""
+
+
+class LazyImages(Sequence[ImagePair]):
+    """The images of a split, each read and degraded when it is asked for: a whole data set may not fit into memory."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[int], ImagePair]) -> None:
+        self.names = tuple(names)
+        self._load = load
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> ImagePair: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyImages: ...
+    def __getitem__(self, index: int | slice) -> ImagePair | LazyImages:
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            return LazyImages([self.names[i] for i in chosen], lambda number: self._load(chosen[number]))
+        return self._load(range(len(self))[index])
 
 
 def degradation_of(config: DataConfig) -> Degradation:
@@ -92,17 +121,46 @@ def _part(items: Sequence[Any], fraction: float, seed: int) -> list[Any]:
     return [items[i] for i in sorted(chosen)]
 
 
-def whole_images(config: DataConfig, split: Split) -> list[ImagePair]:
-    """Every image of a split with its clean version."""
+def open_images(config: DataConfig, split: Split) -> LazyImages:
+    """Every image of a split with its clean version.
+
+    Raises:
+        DatasetError: the split is missing or incomplete.
+    """
     if config.source not in SHARP_SOURCES:
-        return [ImagePair(name=pair.name, degraded=d, clean=c) for pair, d, c in _loaded(config, split)]
-    degrade = degradation_of(config)
-    images = []
-    for name, frame in zip(*_sharp(config, split), strict=True):
+        return images_of(_pairs(config, split))
+    names, frames = _sharp(config, split)
+
+    def degrade(index: int) -> ImagePair:
         # By name, so that an image is degraded alike whatever else is in the folder.
-        degraded, clean = synthetic_pair(frame, degrade, config.seed + zlib.crc32(name.encode()))
-        images.append(ImagePair(name=name, degraded=degraded, clean=clean))
-    return images
+        seed = config.seed + zlib.crc32(names[index].encode())
+        degraded, clean = synthetic_pair(frames[index], degradation_of(config), seed)
+        return ImagePair(name=names[index], degraded=degraded, clean=clean)
+
+    return LazyImages(names, degrade)
+
+
+def images_of(pairs: Sequence[Pair]) -> LazyImages:
+    """The images of pairs on disk."""
+
+    def load(index: int) -> ImagePair:
+        degraded, clean = load_pair(pairs[index])
+        return ImagePair(name=pairs[index].name, degraded=degraded, clean=clean, group=pairs[index].group)
+
+    return LazyImages([pair.name for pair in pairs], load)
+
+
+def whole_images(config: DataConfig, split: Split) -> list[ImagePair]:
+    """The same, all in memory."""
+    return list(open_images(config, split))
+
+
+def degraded_how(config: DataConfig) -> str:
+    """How the degraded images came about, in words."""
+    if config.source not in SHARP_SOURCES:
+        return "as shipped"
+    low, high = config.strength_px
+    return f"{config.degradation} of {low:g} to {high:g} pixels, seed {config.seed}"
 
 
 def crops_of(
@@ -174,10 +232,11 @@ def _sharp(config: DataConfig, split: Split) -> tuple[list[str], Sequence[Image]
 
 def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
     assert config.root is not None
-    splits = LAYOUTS[config.source].splits
-    if split == "test" or "validation" in splits or not splits:
-        return list_pairs(config.source, config.root, split)
-    if "val" in splits:
+    layout = LAYOUTS[config.source]
+    if split == "test" or not layout.splits:
+        return list_pairs(config.source, config.root, layout.test if layout.splits else split)
+    # Where figures are published for validation images, those choose nothing.
+    if "val" in layout.splits and layout.test == "test":
         return list_pairs(config.source, config.root, "val" if split == "validation" else split)
     pairs = list_pairs(config.source, config.root, "train")
     if len(pairs) < 2:
@@ -188,10 +247,6 @@ def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
         scenes = [pair.name for pair in pairs]
     held = set(list(dict.fromkeys(scenes))[::HELD_OUT_EVERY])
     return tuple(pair for pair, scene in zip(pairs, scenes, strict=True) if (scene in held) == (split == "validation"))
-
-
-def _loaded(config: DataConfig, split: Split) -> list[tuple[Pair, RgbImage, RgbImage]]:
-    return [(pair, *load_pair(pair)) for pair in _pairs(config, split)]
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing is decoded here: listing looks at names only, so that large data sets op
     folder       ROOT[/SPLIT]/degraded/NAME.png     ROOT[/SPLIT]/clean/NAME.png
     gopro        ROOT/SPLIT/SEQUENCE/blur/N.png     ROOT/SPLIT/SEQUENCE/sharp/N.png       (GOPRO_Large)
                  or as NAFNet stores it: ROOT/test/{input,target}.lmdb, ROOT/train/{blur,sharp}_crops.lmdb
-    gopro_gamma  ROOT/SPLIT/SEQUENCE/blur_gamma/N.png, the blur made after gamma encoding
+    gopro_gamma  ROOT/SPLIT/SEQUENCE/blur_gamma/N.png, frames averaged in light, then gamma-encoded
     hide         ROOT/train/NAME.png, ROOT/test/{test-close-ups,test-long-shot}/NAME.png  ROOT/GT/NAME.png
     realblur_j   lines "CLEAN DEGRADED" in ROOT/RealBlur_J_SPLIT_list.txt, paths relative to ROOT
     realblur_r   the same with RealBlur_R_SPLIT_list.txt
@@ -75,7 +75,9 @@ class Layout:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Pairs of each split, as published."""
     bits: int = 8
-    """Bits a channel that its figures are published for."""
+    """Bits a channel that its authors' figures are for."""
+    test: str = "test"
+    """The split that figures are published for; no other part of the data set may choose a network by it."""
 
 
 def first_few(names: Sequence[str], count: int = 3) -> str:
@@ -304,8 +306,10 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             list_pairs=_listed("RSBlur_real_SPLIT.txt", "RSBlur"),
             counts={"train": 8878, "val": 1120, "test": 3360},
         ),
-        "reds": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur"), counts=REDS_COUNTS),
-        "reds_jpeg": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur_jpeg"), counts=REDS_COUNTS),
+        "reds": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur"), counts=REDS_COUNTS, test=REDS_300),
+        "reds_jpeg": Layout(
+            splits=("train", "val", REDS_300), list_pairs=_reds("blur_jpeg"), counts=REDS_COUNTS, test=REDS_300
+        ),
     }
 )
 """The layouts by name; see the top of this module."""

@@ -21,15 +21,15 @@ def run_tiled(
     multiple: int = 1,
     fixed: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Apply ``fn`` to an image tile by tile; (1, 3, h, w) -> (1, 3, h, w), without gradients.
+    """Apply ``fn`` to an image tile by tile; (1, c, h, w) -> (1, 3, h, w), without gradients.
 
     An image that fits into one tile is passed whole. Tiles stand at multiples of ``multiple``, where a
     network with downsampling sees them as it sees the whole image. Nearer to an inner edge than a quarter of
     the overlap, where a network misses what lies beyond, a tile does not count; from there a cosine ramp
     leads over to its neighbor. Besides the result, memory holds one tile.
 
-    fn: maps (1, 3, a, b), with a and b multiples of ``multiple``, to the same shape.
-    x: (1, 3, h, w) of any size; it is continued by reflection where it has to be padded.
+    fn: maps (1, c, a, b), with a and b multiples of ``multiple``, to (1, 3, a, b).
+    x: (1, c, h, w) of any size; it is continued by reflection where it has to be padded.
     tile: largest side of a tile, in pixels.
     overlap: pixels that neighboring tiles share at least.
     multiple: what the sides of fn's input must be divisible by.
@@ -44,11 +44,11 @@ def run_tiled(
     sides = fixed or tuple(min(tile, _round_up(n, multiple)) for n in x.shape[2:])
     _check_grid(fixed or (tile, tile), overlap, multiple)
     rows, columns = (_axis(n, side, overlap, multiple, x) for n, side in zip(x.shape[2:], sides, strict=True))
-    out = torch.zeros_like(x)
+    out = torch.zeros_like(x[:, :3])
     for (row_indices, row_weights), (column_indices, column_weights) in itertools.product(rows, columns):
         piece = x.index_select(2, row_indices).index_select(3, column_indices)
         restored = fn(piece)
-        if restored.shape != piece.shape:
+        if restored.shape != piece[:, :3].shape:
             raise ImageError(
                 f"the network turned {tuple(piece.shape)} into {tuple(restored.shape)}; use one that keeps the size"
             )
