@@ -5,55 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from netgraft.cli import main
 from netgraft.commands.console import progress_bars
 from netgraft.imaging import read_image
-from netgraft.nets.checkpoint import save_weights
-from netgraft.nets.nafnet import NafNet, NafNetShape
-
-
-@dataclass(frozen=True)
-class Outcome:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Netgraft = Callable[..., Outcome]
-
-
-@pytest.fixture
-def netgraft(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Netgraft:
-    """The command in this process: starting one for every case would mostly import torch."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["netgraft", *map(str, arguments)])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        output = capfd.readouterr()
-        return Outcome(int(str(code)), output.out, output.err)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("net") / "tiny.safetensors"
-    shape = NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
-    save_weights(NafNet(shape), path)
-    return path
+from terminal import Netgraft, Outcome
 
 
 def photo(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:

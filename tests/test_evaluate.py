@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from netgraft.data.images import ImagePair
 from netgraft.errors import DatasetError
-from netgraft.evaluate import Evaluation, batch_psnr_db, eight_bits, evaluate, paired_interval, score
+from netgraft.evaluate import Evaluation, batch_psnr_db, eight_bits, evaluate, paired_interval
 from netgraft.imaging import RgbImage, psnr_db
+from netgraft.scores import Scorer
 
 torch.set_num_threads(1)
+score = Scorer()
 
 
 def flat(value: int, dtype: type = np.uint8) -> RgbImage:

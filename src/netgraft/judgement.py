@@ -165,10 +165,14 @@ def document(judgement: Judgement, bins: int = 0) -> dict[str, Any]:
         {key: _finite(value) for key, value in row.items()} for row in judgement.differences("psnr_db")
     ]
     groups = {name: evaluation.groups() for name, evaluation in judgement.evaluations.items()}
-    told["groups"] = {
-        group: {name: _means(found[group]) | {"images": len(found[group].scores)} for name, found in groups.items()}
-        for group in groups[DEGRADED]
-    }
+    told["groups"] = [
+        {
+            "group": group,
+            "images": len(part.scores),
+            "means": {name: _means(found[group]) for name, found in groups.items()},
+        }
+        for group, part in groups[DEGRADED].items()
+    ]
     told["bins"] = [
         {
             "degraded_psnr_db": [_finite(part.low_db), _finite(part.high_db)],

@@ -203,7 +203,9 @@ def _interval(values: Sequence[float] | NDArray[np.float64], seed: int, draws: i
     if not np.isfinite(numbers).all():
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    # Row by row: thousands of images would fill the memory otherwise.
-    means = [numbers[rng.integers(len(numbers), size=len(numbers))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    # In parts: the draws of thousands of images would fill the memory otherwise.
+    part = max(1, 2**20 // len(numbers))
+    sizes = [min(part, draws - first) for first in range(0, draws, part)]
+    means = [numbers[rng.integers(len(numbers), size=(size, len(numbers)))].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)

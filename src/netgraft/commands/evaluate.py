@@ -195,11 +195,10 @@ def show(judgement: Judgement, told: dict[str, Any]) -> None:
             f"[{_number(row['low'])}, {_number(row['high'])}], in pairs"
         )
     if told["groups"]:
-        out_console.print(_psnr_table("by group", list(told["groups"]), list(told["groups"].values())))
+        out_console.print(_psnr_table("by group", [row["group"] for row in told["groups"]], told["groups"]))
     if told["bins"]:
         labels = ["{:.1f} to {:.1f} dB".format(*row["degraded_psnr_db"]) for row in told["bins"]]
-        parts = [row["means"] | {"images": row["images"]} for row in told["bins"]]
-        out_console.print(_psnr_table("by PSNR of the degraded image", labels, parts))
+        out_console.print(_psnr_table("by PSNR of the degraded image", labels, told["bins"]))
     of = "" if protocol.published is None else f" of {protocol.published} as published"
     out_console.print(
         f"Protocol: {protocol.images} images{of}, {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit "
@@ -214,11 +213,13 @@ def _psnr_table(title: str, labels: list[str], parts: list[dict[str, Any]]) -> T
     view = Table(title=f"PSNR, dB, {title}")
     view.add_column("")
     view.add_column("images", justify="right")
-    names = [name for name in parts[0] if name != "images"]
+    names = list(parts[0]["means"])
     for name in names:
         view.add_column(name, justify="right")
     for label, part in zip(labels, parts, strict=True):
-        view.add_row(label, str(part["images"]), *(_number(part[name]["psnr_db"], sign=False) for name in names))
+        view.add_row(
+            label, str(part["images"]), *(_number(part["means"][name]["psnr_db"], sign=False) for name in names)
+        )
     return view
 
 

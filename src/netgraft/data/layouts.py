@@ -134,7 +134,7 @@ def _hide(root: Path, split: str) -> Iterable[Pair]:
             yield replace(pair, group=group)
 
 
-def _listed(list_name: str, dataset: str) -> Callable[[Path, str], Iterable[Pair]]:
+def _listed(list_name: str, dataset: str, name_of: Callable[[Path], str]) -> Callable[[Path, str], Iterable[Pair]]:
     """Pairs that a text file names, one a line, the clean image first; SPLIT in its name stands for the split."""
 
     def find(root: Path, split: str) -> Iterable[Pair]:
@@ -149,12 +149,18 @@ def _listed(list_name: str, dataset: str) -> Callable[[Path, str], Iterable[Pair
         if missing:
             raise DatasetError(f"{list_file} names files that are missing in {root}: {first_few(missing)}")
         for clean, degraded in lines:
-            scene, *_, file = Path(degraded).parts[1:]
-            # RSBlur numbers the folders of a day, and calls all blurred images alike.
-            name = file if scene.startswith("scene") else Path(degraded).parts[2]
-            yield Pair(name=f"{scene}/{Path(name).stem}", degraded=root / degraded, clean=root / clean)
+            yield Pair(name=name_of(Path(degraded)), degraded=root / degraded, clean=root / clean)
 
     return find
+
+
+def _by_scene_and_file(degraded: Path) -> str:
+    return f"{degraded.parent.parent.name}/{degraded.stem}"
+
+
+def _by_folders(degraded: Path) -> str:
+    # RSBlur numbers the folders of a day, and calls all blurred images alike.
+    return "/".join(degraded.parent.parent.parts[-2:])
 
 
 def _dpdd(root: Path, split: str) -> Iterable[Pair]:
@@ -284,12 +290,12 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         ),
         "realblur_j": Layout(
             splits=("train", "test"),
-            list_pairs=_listed("RealBlur_J_SPLIT_list.txt", "RealBlur"),
+            list_pairs=_listed("RealBlur_J_SPLIT_list.txt", "RealBlur", _by_scene_and_file),
             counts={"train": 3758, "test": 980},
         ),
         "realblur_r": Layout(
             splits=("train", "test"),
-            list_pairs=_listed("RealBlur_R_SPLIT_list.txt", "RealBlur"),
+            list_pairs=_listed("RealBlur_R_SPLIT_list.txt", "RealBlur", _by_scene_and_file),
             counts={"train": 3758, "test": 980},
         ),
         "dpdd": Layout(
@@ -303,7 +309,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         ),
         "rsblur": Layout(
             splits=("train", "val", "test"),
-            list_pairs=_listed("RSBlur_real_SPLIT.txt", "RSBlur"),
+            list_pairs=_listed("RSBlur_real_SPLIT.txt", "RSBlur", _by_folders),
             counts={"train": 8878, "val": 1120, "test": 3360},
         ),
         "reds": Layout(splits=("train", "val", REDS_300), list_pairs=_reds("blur"), counts=REDS_COUNTS, test=REDS_300),

@@ -23,6 +23,8 @@ GAUSSIAN_PX = 5
 """Side of the Gaussian that smooths both images for the alignment, in pixels."""
 LEAST_OVERLAP = 0.5
 """Share of the frame that both must cover: less is no photograph of the same scene."""
+LEAST_CORRELATION = 0.3
+"""What both must correlate by once they are aligned."""
 
 Float = NDArray[np.float64]
 
@@ -101,9 +103,11 @@ def _homography(still: NDArray[np.float32], moving: NDArray[np.float32]) -> NDAr
         raise ImageError("an image of one color alone cannot be aligned")
     try:
         everywhere = np.ones(gray[0].shape, np.uint8)
-        _, found = cv2.findTransformECC(
+        correlation, found = cv2.findTransformECC(
             gray[0], gray[1], start, cv2.MOTION_HOMOGRAPHY, criteria, everywhere, GAUSSIAN_PX
         )
     except cv2.error as error:
         raise ImageError("the two do not show the same scene: no homography correlates them") from error
+    if correlation < LEAST_CORRELATION:
+        raise ImageError(f"the two do not show the same scene: aligned at best, they correlate by {correlation:.2f}")
     return np.asarray(found, np.float32)
