@@ -16,6 +16,7 @@ import numpy as np
 
 from netgraft.data.images import ImagePair
 from netgraft.data.testset import TestSet
+from netgraft.entrants import Entrant
 from netgraft.errors import ConfigError, DatasetError
 from netgraft.evaluate import evaluate_all
 from netgraft.imaging import RgbImage
@@ -26,17 +27,6 @@ from netgraft.scores import FIGURES, Bits, Evaluation, Scorer, difference, diffi
 Inference = Literal["whole", "tiles", "crop"]
 DEGRADED = "degraded"
 """The images as they are, which every table begins with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrant:
-    """A network that takes part."""
-
-    restorer: Restorer
-    source: str
-    """Where it comes from: a path, or ``embedded``."""
-    statistics: str
-    """``global``, ``local (TLC 256x256)``, or ``as exported``; it belongs to the network, not to the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +141,11 @@ def document(judgement: Judgement, bins: int = 0) -> dict[str, Any]:
         "metrics": METRICS | {"lpips": judgement.lpips},
         "images": judgement.protocol.images,
         "networks": {
-            name: {"source": entrant.source, "statistics": entrant.statistics}
+            name: {
+                "source": entrant.source,
+                "architecture": entrant.architecture,
+                "statistics": entrant.statistics,
+            }
             for name, entrant in judgement.entrants.items()
         },
     }

@@ -15,7 +15,7 @@ from netgraft.config import parse_config
 from netgraft.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from netgraft.judgement import Entrant, Judgement
+    from netgraft.judgement import Judgement
 
 Models = Annotated[
     list[str],
@@ -63,6 +63,7 @@ def evaluate(
 ) -> None:
     """Score networks on images whose clean version is known, side by side: PSNR, both SSIMs, MAE, LPIPS, intervals."""
     from netgraft.data.testset import open_test_set
+    from netgraft.entrants import open_entrants
     from netgraft.files import write_atomically
     from netgraft.judgement import against, as_csv, document, judge, rows
 
@@ -70,7 +71,7 @@ def evaluate(
     data = parse_config(
         {"data": given | ({} if strength is None else {"strength_px": list(strength)})}, "netgraft evaluate"
     ).data
-    entrants = open_entrants(models, tlc, compute)
+    entrants = open_entrants(models, tlc=tlc, compute=compute)
     distance = _lpips(lpips)
     with progress_bars() as progress:
         tests = open_test_set(
@@ -101,55 +102,6 @@ def evaluate(
         write_atomically(out, json.dumps(told | {"scores": rows(judgement)}, indent=1).encode())
     show(judgement, told)
     finish(told, as_json)
-
-
-def open_entrants(models: list[str], tlc: int | None, compute: str) -> dict[str, Entrant]:
-    """The networks by a short name; a run's folder gives its teacher and its student.
-
-    Raises:
-        ConfigError: two have one name, or ``tlc`` is asked of an exported file.
-        CheckpointError: one cannot be read.
-    """
-    from netgraft.judgement import Entrant
-    from netgraft.nets.load import load_teacher
-    from netgraft.restore import open_restorer
-
-    found: dict[str, Entrant] = {}
-    for name, path in _named(models):
-        if path is not None and path.suffix == ".onnx":
-            if tlc is not None:
-                raise ConfigError("--tlc needs a checkpoint: local statistics are built in before export")
-            entrant = Entrant(restorer=open_restorer(path), source=str(path), statistics="as exported")
-        else:
-            teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
-            entrant = Entrant(
-                restorer=open_restorer(teacher, compute=compute),
-                source=teacher.source,
-                statistics="global" if tlc is None else f"local (TLC {tlc}x{tlc})",
-            )
-        if name in found:
-            raise ConfigError(f"two networks are called {name}: rename one, or give NAME=FILE")
-        found[name] = entrant
-    return found
-
-
-def _named(models: list[str]) -> list[tuple[str, Path | None]]:
-    """Name and file of every network; None is the embedded one."""
-    named: list[tuple[str, Path | None]] = []
-    for model in models:
-        name, equals, file = model.rpartition("=")
-        path = Path(file)
-        if file == "embedded":
-            named.append((name or file, None))
-        elif path.is_dir():
-            exported = [(kind, path / "export" / f"{kind}_dynamic.onnx") for kind in ("teacher", "student")]
-            missing = [str(f) for _, f in exported if not f.is_file()]
-            if missing:
-                raise ConfigError(f"{path}: holds no finished run, {missing[0]} is missing: netgraft run --out {path}")
-            named += [(f"{name} {kind}" if equals else kind, f) for kind, f in exported]
-        else:
-            named.append((name or ("restored" if len(models) == 1 else path.stem), path))
-    return named
 
 
 def _bits(asked: int | None, published: int) -> Literal[8, 16]:

@@ -1,0 +1,121 @@
+"""Networks timed side by side: one session on one device, each at the same input size, in turns."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from netgraft.devices import Device, FileDevice, Latency, MeasureProtocol, Runnable, Unsupported, onnx_bytes
+from netgraft.devices.measure import time_networks
+from netgraft.entrants import Entrant
+from netgraft.errors import CheckpointError, DeviceError, ExportError
+from netgraft.nets.blocks import deploy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """What a network costs."""
+
+    latency: Latency | Unsupported
+    """On the device, or why it cannot be timed there."""
+    params: int
+    """Numbers that it holds, of an exported file all its constants of floating point."""
+
+
+def time_entrants(
+    entrants: Mapping[str, Entrant], device: Device, example: Tensor, protocol: MeasureProtocol
+) -> dict[str, Timed]:
+    """Time networks, by name, on an image (1, 3, h, w): checkpoints in their deployed form, files as they are.
+
+    Raises:
+        DeviceError: the device is out of order.
+    """
+    compiled: dict[str, Runnable | Unsupported] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for number, (name, entrant) in enumerate(entrants.items()):
+                compiled[name] = _compiled(entrant, device, example, Path(folder) / f"{number}.onnx")
+            ready = {name: one for name, one in compiled.items() if not isinstance(one, Unsupported)}
+            latencies = time_networks(device, ready, dict.fromkeys(ready, example.numpy()), protocol)
+        finally:
+            for one in compiled.values():
+                if not isinstance(one, Unsupported):
+                    one.close()
+    return {
+        name: Timed(
+            latency=one if isinstance(one, Unsupported) else latencies[name], params=_params(entrants[name].network)
+        )
+        for name, one in compiled.items()
+    }
+
+
+def _compiled(entrant: Entrant, device: Device, example: Tensor, path: Path) -> Runnable | Unsupported:
+    network = entrant.network
+    if entrant.restorer.channels != example.shape[1]:
+        return Unsupported(reason=f"takes {entrant.restorer.channels} channels")
+    try:
+        if isinstance(network, nn.Module):
+            deployed = deploy(network)
+            if not isinstance(device, FileDevice):
+                return device.compile(deployed, example)
+            content = onnx_bytes(deployed, example)
+        elif isinstance(device, FileDevice):
+            content = fixed_size(network, (int(example.shape[2]), int(example.shape[3])))
+        else:
+            return Unsupported(reason=f"{device.description.backend} takes PyTorch networks, not ONNX files")
+        path.write_bytes(content)
+        return device.load(path)
+    except (DeviceError, ExportError, CheckpointError) as error:
+        # One network that cannot be timed leaves the others.
+        return Unsupported(reason=str(error))
+
+
+def fixed_size(path: Path, size: tuple[int, int]) -> bytes:
+    """An ONNX file for inputs of one size (h, w), which its runtime can then plan for.
+
+    Raises:
+        CheckpointError: the file is made for another size, or is no ONNX file.
+    """
+    try:
+        model = onnx.load(path)
+        dims = model.graph.input[0].type.tensor_type.shape.dim
+        for axis, side in zip((0, 2, 3), (1, *size), strict=True):
+            fixed = dims[axis].dim_value
+            if fixed not in (0, side):
+                raise CheckpointError(f"{path}: is made for {dims[3].dim_value}x{dims[2].dim_value} alone")
+            dims[axis].dim_value = side
+    except CheckpointError:
+        raise
+    except Exception as error:  # The parser raises a class of its own build.
+        raise CheckpointError(f"{path}: is no network ({type(error).__name__})") from error
+    # What is inside follows from the input; what an exporter noted of a free size would contradict it.
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _params(network: nn.Module | Path) -> int:
+    if isinstance(network, nn.Module):
+        return sum(parameter.numel() for parameter in network.parameters())
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    return sum(
+        int(np.prod(tensor.dims)) for tensor in onnx.load(network).graph.initializer if tensor.data_type in floats
+    )
+
+
+def example_of(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """The middle of an (h, w, 3) image as (1, 3, *size) in [0, 1], continued by reflection where it is too small."""
+    h, w = size
+    padded = np.pad(image, ((0, max(0, h - image.shape[0])), (0, max(0, w - image.shape[1])), (0, 0)), mode="symmetric")
+    top, left = (padded.shape[0] - h) // 2, (padded.shape[1] - w) // 2
+    crop = padded[top : top + h, left : left + w].astype(np.float32) / np.iinfo(image.dtype).max
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None]
