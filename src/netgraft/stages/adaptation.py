@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from netgraft.devices import (
     FileDevice,
     Latency,
     MeasureProtocol,
+    OnnxParts,
     Runnable,
     Unsupported,
     measure_modules,
@@ -33,12 +34,15 @@ from netgraft.export import Export
 from netgraft.imaging import RgbImage
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.load import Teacher, load_teacher
+from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.nets.quantized import shipped
 from netgraft.portable import Student, load_student, save_student
 from netgraft.restore import open_restorer
+from netgraft.sites import find_sites
 from netgraft.stages.finished import finished_run
 from netgraft.stages.folder import CheckpointTimer, Folder, Progress, digest_of_files, silent
 from netgraft.stages.latency import latency_from, latency_row
+from netgraft.stages.student import fixed_content
 from netgraft.store import RunStore
 
 BEFORE, AFTER = "untuned", "tuned"
@@ -177,9 +181,10 @@ class AdaptStages(Folder):
     def tuned(self) -> dict[str, Tuned]:
         """The networks, adapted; a stopped training continues at its last checkpoint."""
         with self._timed("adapt"):
-            return {name: self._tuned(name) for name in self.before}
+            return {name: self.tune(name) for name in self.before}
 
-    def _tuned(self, name: str) -> Tuned:
+    def tune(self, name: str) -> Tuned:
+        """One of the networks, adapted."""
         config = self.config
         work = Adaptation(self.before[name], config, self.validation)
         path = self.store.path(f"adapt/{name}", self.key(name, AFTER), ".pt")
@@ -231,15 +236,31 @@ class AdaptStages(Folder):
                     found[name, form] = self._export(name, form)
         return found
 
+    @cached_property
+    def parts(self) -> dict[str, OnnxParts]:
+        """What the networks' files are put together from, by name; of one shape, the parts are the same."""
+        h, w = self.start.student.size
+        shapes = {"student": self.start.student.shape}
+        if self.start.teacher is not None:
+            shapes["teacher"] = self.start.teacher.shape
+        made: dict[NafNetShape, OnnxParts] = {}
+        for shape in shapes.values():
+            with torch.device("meta"):
+                sites = find_sites(NafNet(shape), (h, w))
+            made[shape] = OnnxParts(sites, torch.zeros(1, shape.image_channels, h, w))
+        return {name: made[shape] for name, shape in shapes.items()}
+
     def _export(self, name: str, form: str) -> Export:
         folder = self.store.root / "export"
+        assignment = self.start.student.assignment if name == "student" else {}
         stem = name if form == AFTER else f"{name}_{BEFORE}"
         fixed, dynamic = folder / f"{stem}.onnx", folder / f"{stem}_dynamic.onnx"
 
         def make() -> dict[str, Any]:
             h, w = self.start.student.size
             degraded, _ = crops_of(self.config.data, "validation", count=EXAMPLES, size=(h, w))
-            done = netgraft.export.export(self.module(name, form), folder, stem, torch.split(degraded, 1))
+            content = partial(fixed_content, self.parts[name], assignment)
+            done = netgraft.export.export(self.module(name, form), folder, stem, torch.split(degraded, 1), content)
             return {
                 "size_bytes": done.size_bytes,
                 "parity_max_abs": done.parity_max_abs,

@@ -84,7 +84,7 @@ class StudentStages(SearchStages):
 
         def make() -> dict[str, Any]:
             parts = self.bench.parts
-            content = None if parts is None else partial(self._fixed_content, parts, assignment)
+            content = None if parts is None else partial(fixed_content, parts, assignment)
             done = netgraft.export.export(module, folder, name, examples, content)
             return {
                 "size_bytes": done.size_bytes,
@@ -132,10 +132,11 @@ class StudentStages(SearchStages):
         key = self.search_key() | {"finetune": self.config.finetune.model_dump()}
         return key | {"name": name, "assignment": assignment}
 
-    def _fixed_content(self, parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
-        """The ONNX file of a deployed network with these operators, from parts that were exported for its timing."""
-        try:
-            return parts.network(deployed, in_precisions(assignment)[0])
-        except ExportError as error:
-            log.info("not put together from parts but exported whole: %s", error)
-            return onnx_bytes(deployed, parts.example)
+
+def fixed_content(parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
+    """The ONNX file of a deployed network with these operators, from parts that were exported once."""
+    try:
+        return parts.network(deployed, in_precisions(assignment)[0])
+    except ExportError as error:
+        log.info("not put together from parts but exported whole: %s", error)
+        return onnx_bytes(deployed, parts.example)
