@@ -3,10 +3,10 @@
     python benchmarks/adaptation.py --run RUN --root PHOTOS --out DIR [--defocus 5 20 80 0] [--noise 20 0] [--steps 200]
 
 RUN is a finished run whose networks were trained on camera shake; PHOTOS holds train/, validation/ and test/ with sharp
-photographs. Student and teacher are fine-tuned by `netgraft adapt`'s own loop to defocus (discs whose radius varies over
-the frame) and to Gaussian noise, from so many training photographs (0: all), with the same number of steps at most. The
-figures are PSNR on the whole test photographs, by which nothing is chosen; intervals are 95 % bootstraps over them, of
-differences in pairs.
+photographs. Student and teacher are fine-tuned by the loop of `netgraft adapt` to defocus (discs whose radius varies
+over the frame) and to Gaussian noise, from so many training photographs (0: all), with the same number of steps at
+most. The figures are PSNR on the whole test photographs, by which nothing is chosen; intervals are 95 % bootstraps over
+them, of differences in pairs.
 
 The same command continues what is in DIR. Writes results/adaptation.json and ../docs/images/adaptation.png after every
 point; prints a table and one JSON line.
@@ -96,7 +96,6 @@ def draw(points: dict[str, list[dict[str, Any]]]) -> None:
     """PSNR against the number of images, a panel a degradation."""
     figure, panels = plt.subplots(1, len(points), figsize=(4.6 * len(points), 3.8), dpi=130, squeeze=False)
     for axes, (degradation, rows) in zip(panels[0], points.items(), strict=True):
-        rows = sorted(rows, key=lambda row: row["images"])
         counts, first = [row["images"] for row in rows], rows[0]["figures"]
         axes.axhline(first["degraded"]["psnr_db"], color="#b42318", ls=":", label="degraded")
         for name, color in COLORS.items():

@@ -66,9 +66,9 @@ def adapt(start: Start, config: AdaptConfig, out: Path, progress: Progress = sil
     store = RunStore(out)
     with store.lock():
         work = AdaptStages(start, config, store, progress)
-        work.begin()  # whether the folder is free for it
         work.device  # what its latency is measured on: one that is missing is noticed before anything is trained
-        work.test_images  # those that are reported on, likewise
+        work.source, work.validation, work.test_images  # the images that teach, choose, and are reported on, likewise
+        work.begin()  # whether the folder is free for it
         work.tuned  # student and teacher, each with the weights that did best on validation crops
         work.weights  # as files for PyTorch
         work.exports  # as files that ship, with parity; those that were not tuned beside them
