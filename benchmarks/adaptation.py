@@ -5,8 +5,8 @@
 RUN is a finished run whose networks were trained on camera shake; PHOTOS holds train/, validation/ and test/ with sharp
 photographs. Student and teacher are fine-tuned by the loop of `netgraft adapt` to defocus (discs whose radius varies
 over the frame) and to Gaussian noise, from so many training photographs (0: all), with the same number of steps at
-most. The figures are PSNR on the whole test photographs, by which nothing is chosen; intervals are 95 % bootstraps over
-them, of differences in pairs.
+most. The figures are PSNR on one crop of each test photograph, by which nothing is chosen; intervals are 95 %
+bootstraps over them, of differences in pairs. RUN may also be its export/student.safetensors.
 
 The same command continues what is in DIR. Writes results/adaptation.json and ../docs/images/adaptation.png after every
 point; prints a table and one JSON line.
@@ -32,12 +32,10 @@ from rich.table import Table
 from torch import nn
 
 from netgraft.adapt import AdaptConfig
-from netgraft.data.images import USUAL_STRENGTHS, DataConfig
-from netgraft.evaluate import eight_bits, paired_interval
+from netgraft.data.images import USUAL_STRENGTHS, DataConfig, crops_of
+from netgraft.evaluate import batch_psnr_db, paired_interval
 from netgraft.files import write_atomically
-from netgraft.imaging import psnr_db
 from netgraft.nets.blocks import deploy
-from netgraft.restore import open_restorer
 from netgraft.stages import AdaptStages, Start, start_from
 from netgraft.store import RunStore
 
@@ -47,10 +45,12 @@ NETWORKS = ("student", "teacher")
 COLORS = {"student": "#0e9384", "teacher": "#667085"}
 
 
-def scores_db(work: AdaptStages, module: nn.Module | None) -> list[float]:
-    """PSNR of every test photograph, restored; None: of the degraded ones."""
-    restore = (lambda image: image) if module is None else open_restorer(deploy(module))
-    return [psnr_db(eight_bits(restore(pair.degraded)), pair.clean) for pair in work.test_images]
+def scores_db(work: AdaptStages, module: nn.Module | None, size: int) -> list[float]:
+    """PSNR of a crop of every test photograph, restored by a network; None: of the degraded ones."""
+    paths = list((work.config.data.root / "test").iterdir())  # type: ignore[operator]
+    degraded, clean = crops_of(work.config.data, "test", count=len(paths), size=(size, size))
+    restorer = nn.Identity() if module is None else deploy(module)
+    return [batch_psnr_db(restorer, x, y) for x, y in zip(degraded.split(1), clean.split(1), strict=True)]
 
 
 def mean_of(scores: list[float]) -> dict[str, Any]:
@@ -61,17 +61,18 @@ def gap_of(first: list[float], second: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(np.subtract(first, second))), "interval": list(paired_interval(first, second))}
 
 
-def point(start: Start, config: AdaptConfig, store: RunStore, note: Any) -> dict[str, Any]:
+def point(start: Start, config: AdaptConfig, store: RunStore, size: int) -> dict[str, Any]:
     """One degradation from one number of images."""
-    work = AdaptStages(start, config, store, note)
-    scored, scores = work.images, {}
-    scores["degraded"] = store.json("scores/degraded", scored, partial(scores_db, work, None))
+    work = AdaptStages(start, config, store)
+    scored, scores = {"images": work.images, "size": size}, {}
+    scores["degraded"] = store.json("scores/degraded", scored, partial(scores_db, work, None, size))
     for name in NETWORKS:
         for form in ("untuned", "tuned"):
             key = [work.key(name, form), scored]
 
             def make(name: str = name, form: str = form) -> list[float]:
-                return scores_db(work, work.module(name, form) if form == "untuned" else work.tune(name).module)
+                module = work.before[name] if form == "untuned" else work.tune(name).module
+                return scores_db(work, module, size)
 
             scores[f"{name} {form}"] = store.json(f"scores/{name}_{form}", key, make)
     courses = {name: work.tune(name) for name in NETWORKS}
@@ -107,7 +108,7 @@ def draw(points: dict[str, list[dict[str, Any]]]) -> None:
         axes.minorticks_off()
         axes.set_title(f"shake to {degradation}")
         axes.set_xlabel("training photographs")
-        axes.set_ylabel("PSNR in dB, test photographs")
+        axes.set_ylabel("PSNR in dB, test crops")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
@@ -117,7 +118,7 @@ def draw(points: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def table_of(degradation: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"PSNR on the test photographs, {degradation}")
+    table = Table(title=f"PSNR on the test crops, shake to {degradation}")
     names = list(rows[0]["figures"])
     for column in ("images", *names, "student tuned - untuned", "student tuned - teacher tuned"):
         table.add_column(column)
@@ -137,10 +138,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="train/, validation/ and test/ of sharp photographs")
     parser.add_argument("--out", type=Path, required=True, help="what is kept meanwhile")
     parser.add_argument("--defocus", type=int, nargs="*", default=[5, 20, 80, 0], help="numbers of images; 0: all")
-    parser.add_argument("--noise", type=int, nargs="*", default=[5, 20, 0])
+    parser.add_argument("--noise", type=int, nargs="*", default=[20, 0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--crops", type=int, default=12, help="validation crops")
+    parser.add_argument("--size", type=int, default=384, help="side of the test crops")
     args = parser.parse_args()
     torch.set_num_threads(1)
     start, store, console = start_from(args.run, None), RunStore(args.out), Console(width=160)
@@ -161,11 +164,12 @@ def main() -> None:
                     images=count or None,
                     steps=args.steps,
                     batch=args.batch,
+                    crop=args.crop,
                     validation_crops=args.crops,
                     check_every=50,
                     patience=100,
                 )
-                points.setdefault(degradation, []).append(point(start, config, store, lambda *_: None))
+                points.setdefault(degradation, []).append(point(start, config, store, args.size))
                 console.print(table_of(degradation, points[degradation]))
                 record = {
                     "settings": settings,

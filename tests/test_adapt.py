@@ -1,4 +1,4 @@
-"""Adaptation: never worse on the crops that choose, stops in time, resumes exactly, and leaves the architecture alone."""
+"""Adaptation: never worse on the crops that choose, stops in time, resumes exactly, keeps the architecture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft import cli
-from netgraft.adapt import AdaptConfig, Adaptation, parse_adapt_config
+from netgraft.adapt import Adaptation, AdaptConfig, parse_adapt_config
 from netgraft.data.photos import photos
 from netgraft.devices import OnnxRuntimeDevice
 from netgraft.errors import ConfigError, DatasetError

@@ -36,7 +36,7 @@ def adapt(
     teacher: Annotated[
         Path | None, typer.Option(help="A NAFNet to adapt beside it, in place of its own teacher.")
     ] = None,
-    with_teacher: Annotated[bool, typer.Option(" /--no-teacher", help="Leave the teacher out.")] = True,
+    alone: Annotated[bool, typer.Option("--no-teacher", help="Leave the teacher out.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +73,7 @@ def adapt(
         }
     )
     with progress_bars() as progress:
-        start = start_from(student, teacher, alone=not with_teacher, progress=progress)
+        start = start_from(student, teacher, alone=alone, progress=progress)
         figures = adapt_network(start, config, out, progress)
     out_console.print(adapted_table(figures))
     out_console.print(f"figures: {out / 'result.json'}", soft_wrap=True)
