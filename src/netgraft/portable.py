@@ -122,11 +122,11 @@ def load_student(path: Path) -> Student:
     # Without memory: the weights of the file take the places of these, and what would not fit is never made.
     with torch.device("meta"):
         network = _built(path, shape, tlc, size, header.assignment)
-    if not _fits(network, weights):
-        # One that was trained in 8 bits has the deployed form.
-        network = deploy(network)
         if not _fits(network, weights):
-            raise CheckpointError(f"{path}: damaged: its weights are not those of the operators that its header names")
+            # One that was trained in 8 bits has the deployed form.
+            network = deploy(network)
+    if not _fits(network, weights):
+        raise CheckpointError(f"{path}: damaged: its weights are not those of the operators that its header names")
     network.load_state_dict(weights, assign=True)
     return Student(
         module=network.eval().requires_grad_(True),
