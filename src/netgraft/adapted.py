@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def adapted(work: AdaptStages) -> dict[str, Any]:
     scores = work.evaluations
     document: dict[str, Any] = {
         "schema": SCHEMA,
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "degraded": _quality(scores["degraded", ""]),
         **{name: {form: _network(work, name, form) for form in (BEFORE, AFTER)} for name in work.before},
         "differences_db": differences_db(work),

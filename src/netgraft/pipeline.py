@@ -20,7 +20,7 @@ from typing import Any
 from netgraft.adapt import AdaptConfig
 from netgraft.adapted import adapted
 from netgraft.config import RunConfig
-from netgraft.report import render
+from netgraft.report import render, render_adaptation
 from netgraft.stages import AdaptStages, Progress, Run, Start, silent
 from netgraft.store import RunStore
 from netgraft.summary import report_data, result
@@ -58,7 +58,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
 
 def adapt(start: Start, config: AdaptConfig, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Fine-tune a student, and its teacher beside it, to other images; return the figures, which also stand in
-    ``out/result.json``.
+    ``out/result.json``, and in ``out/report.html`` to look at.
 
     Raises:
         NetgraftError: the images, the device or the folder cannot serve; what was done is kept.
@@ -76,6 +76,7 @@ def adapt(start: Start, config: AdaptConfig, out: Path, progress: Progress = sil
         work.latencies  # student and teacher, tuned and not, in turns
         figures = adapted(work)
         store.write(out / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
+        store.write(out / "report.html", render_adaptation(figures).encode())
         return figures
 
 

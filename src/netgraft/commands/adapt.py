@@ -76,6 +76,6 @@ def adapt(
         start = start_from(student, teacher, alone=alone, progress=progress)
         figures = adapt_network(start, config, out, progress)
     out_console.print(adapted_table(figures))
-    out_console.print(f"figures: {out / 'result.json'}", soft_wrap=True)
     out_console.print(f"networks: {out / 'export'}", soft_wrap=True)
+    out_console.print(f"report: {out / 'report.html'}", soft_wrap=True)
     finish(figures, as_json)
