@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from netgraft.adapt import AdaptConfig
-from netgraft.data.images import USUAL_STRENGTHS, DataConfig, crops_of
+from netgraft.adapt import AdaptConfig, parse_adapt_config
+from netgraft.data.images import USUAL_STRENGTHS, crops_of
 from netgraft.evaluate import batch_psnr_db, paired_interval
 from netgraft.files import write_atomically
 from netgraft.nets.blocks import deploy
@@ -61,20 +61,23 @@ def gap_of(first: list[float], second: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(np.subtract(first, second))), "interval": list(paired_interval(first, second))}
 
 
+def scores_of(work: AdaptStages, name: str, size: int) -> dict[str, list[float]]:
+    """PSNR of the test crops, degraded and restored by a network untuned and tuned."""
+    scored = {"images": work.images, "size": size}
+    scores = {"degraded": work.store.json("scores/degraded", scored, partial(scores_db, work, None, size))}
+    for form in ("untuned", "tuned"):
+
+        def make(form: str = form) -> list[float]:
+            return scores_db(work, work.before[name] if form == "untuned" else work.tune(name).module, size)
+
+        scores[f"{name} {form}"] = work.store.json(f"scores/{name}_{form}", [work.key(name, form), scored], make)
+    return scores
+
+
 def point(start: Start, config: AdaptConfig, store: RunStore, size: int) -> dict[str, Any]:
     """One degradation from one number of images."""
     work = AdaptStages(start, config, store)
-    scored, scores = {"images": work.images, "size": size}, {}
-    scores["degraded"] = store.json("scores/degraded", scored, partial(scores_db, work, None, size))
-    for name in NETWORKS:
-        for form in ("untuned", "tuned"):
-            key = [work.key(name, form), scored]
-
-            def make(name: str = name, form: str = form) -> list[float]:
-                module = work.before[name] if form == "untuned" else work.tune(name).module
-                return scores_db(work, module, size)
-
-            scores[f"{name} {form}"] = store.json(f"scores/{name}_{form}", key, make)
+    scores = scores_of(work, "student", size) | scores_of(work, "teacher", size)
     courses = {name: work.tune(name) for name in NETWORKS}
     return {
         "images": work.images_used,
@@ -132,7 +135,23 @@ def table_of(degradation: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def main() -> None:
+def config_of(args: argparse.Namespace, degradation: str, count: int) -> AdaptConfig:
+    data = {"source": "sharp", "root": args.root, "degradation": degradation}
+    return parse_adapt_config(
+        {
+            "data": data | {"strength_px": USUAL_STRENGTHS[degradation]},
+            "images": count or None,
+            "steps": args.steps,
+            "batch": args.batch,
+            "crop": args.crop,
+            "validation_crops": args.crops,
+            "check_every": 50,
+            "patience": 100,
+        }
+    )
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--root", type=Path, required=True, help="train/, validation/ and test/ of sharp photographs")
@@ -144,7 +163,11 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--crops", type=int, default=12, help="validation crops")
     parser.add_argument("--size", type=int, default=384, help="side of the test crops")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parsed()
     torch.set_num_threads(1)
     start, store, console = start_from(args.run, None), RunStore(args.out), Console(width=160)
     points: dict[str, list[dict[str, Any]]] = {}
@@ -153,22 +176,7 @@ def main() -> None:
     with store.lock():
         for degradation, counts in {"defocus": args.defocus, "noise": args.noise}.items():
             for count in counts:
-                data = DataConfig(
-                    source="sharp",
-                    root=args.root,
-                    degradation=degradation,  # type: ignore[arg-type]
-                    strength_px=USUAL_STRENGTHS[degradation],
-                )
-                config = AdaptConfig(
-                    data=data,
-                    images=count or None,
-                    steps=args.steps,
-                    batch=args.batch,
-                    crop=args.crop,
-                    validation_crops=args.crops,
-                    check_every=50,
-                    patience=100,
-                )
+                config = config_of(args, degradation, count)
                 points.setdefault(degradation, []).append(point(start, config, store, args.size))
                 console.print(table_of(degradation, points[degradation]))
                 record = {
