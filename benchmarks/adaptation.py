@@ -169,7 +169,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     args = parsed()
     torch.set_num_threads(1)
-    start, store, console = start_from(args.run, None), RunStore(args.out), Console(width=160)
+    start, store, console = start_from(args.run), RunStore(args.out), Console(width=160)
     points: dict[str, list[dict[str, Any]]] = {}
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "root", "out")}
     line = ""

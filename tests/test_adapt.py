@@ -306,6 +306,14 @@ def test_where_the_teacher_is(inputs: Path, tmp_path: Path) -> None:
     assert start_from(path, None, alone=True).teacher is None
 
 
+def test_another_device_can_be_named(inputs: Path) -> None:
+    path = inputs / "student.safetensors"
+    assert start_from(path, alone=True).student.device == "onnxruntime"
+    assert start_from(path, alone=True, device="fake").student.device == "fake"
+    with pytest.raises(ConfigError, match="onnxruntime"):
+        start_from(path, alone=True, device="onnxruntim")
+
+
 def test_the_command_adapts_a_student_alone(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["adapt", inputs / "student.safetensors", "--data", "sharp", "--root", inputs / "photos", "--no-teacher"]
     words += ["--degradation", "defocus", "--strength", 1, 3, "--images", 1, "--steps", 2, "--batch", 1, "--crop", 16]

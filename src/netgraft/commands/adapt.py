@@ -37,6 +37,10 @@ def adapt(
         Path | None, typer.Option(help="A NAFNet to adapt beside it, in place of its own teacher.")
     ] = None,
     alone: Annotated[bool, typer.Option("--no-teacher", help="Leave the teacher out.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="What latency is measured on; by default the student's own device.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +77,7 @@ def adapt(
         }
     )
     with progress_bars() as progress:
-        start = start_from(student, teacher, alone=alone, progress=progress)
+        start = start_from(student, teacher, alone=alone, device=device, progress=progress)
         figures = adapt_network(start, config, out, progress)
     out_console.print(adapted_table(figures))
     out_console.print(f"networks: {out / 'export'}", soft_wrap=True)

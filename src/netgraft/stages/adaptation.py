@@ -27,6 +27,7 @@ from netgraft.devices import (
     Unsupported,
     measure_modules,
     open_device,
+    timed_kind,
 )
 from netgraft.errors import ConfigError
 from netgraft.evaluate import Evaluation, evaluate
@@ -58,14 +59,20 @@ class Start:
     student: Student
     teacher: Teacher | None
     """To be adapted beside it, for comparison; None for the student alone."""
-    folder: Path
-    """Where it came from."""
 
 
-def start_from(path: Path, teacher: Path | None, *, alone: bool = False, progress: Progress = silent) -> Start:
+def start_from(
+    path: Path,
+    teacher: Path | None = None,
+    *,
+    alone: bool = False,
+    device: str | None = None,
+    progress: Progress = silent,
+) -> Start:
     """The student of a finished run's folder, or of a portable file.
 
-    teacher: a checkpoint in place of the student's own teacher. alone: leave the teacher out.
+    teacher: a checkpoint in place of the student's own teacher. alone: leave the teacher out. device: what it is for
+    from now on, in place of what it was refitted to.
 
     Raises:
         ConfigError: the folder holds no student, or where the file's teacher is, is not known.
@@ -78,8 +85,11 @@ def start_from(path: Path, teacher: Path | None, *, alone: bool = False, progres
     else:
         with finished_run(path, progress) as run:
             student, own = run.student, run.teacher
+    if device is not None:
+        timed_kind(device)
+        student = replace(student, device=device)
     if alone:
-        return Start(student=student, teacher=None, folder=path)
+        return Start(student=student, teacher=None)
     if teacher is not None:
         own = load_teacher(teacher, tlc=student.tlc)
     elif own is None:
@@ -88,7 +98,7 @@ def start_from(path: Path, teacher: Path | None, *, alone: bool = False, progres
                 f"{path}: does not hold the teacher ({student.teacher} then): name it with --teacher, or --no-teacher"
             )
         own = load_teacher(tlc=student.tlc)
-    return Start(student=student, teacher=own, folder=path)
+    return Start(student=student, teacher=own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
