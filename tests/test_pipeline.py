@@ -35,9 +35,10 @@ from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.footprint import Footprint
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.pipeline import STAGES, refit
+from netgraft.portable import load_student
 from netgraft.prefix import PrefixScores
 from netgraft.search import SearchResult, minimize
-from netgraft.stages import Run
+from netgraft.stages import Run, start_from
 from netgraft.store import RunStore
 from netgraft.summary import drift_warning, limit_warnings, warnings_of
 from netgraft.tables import stage_table
@@ -159,6 +160,22 @@ def test_the_student_is_made_for_another_device(
         for path in (Path(document["files"][0]), copied / "export" / "student.onnx")
     )
     assert 0 < np.abs(reduced - single).mean() < 0.05
+
+
+def test_the_student_leaves_the_run_in_one_file(whole: Whole, copied: Path) -> None:
+    """What the file holds, and what an adaptation starts from in this folder, is the student that was exported."""
+    (copied / "config.json").write_text(json.dumps(whole.config.model_dump(mode="json")))
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    alone, inside = load_student(copied / "export" / "student.safetensors"), start_from(copied, None)
+    assert dict(alone.assignment) == {
+        path: name for path, name in whole.figures["student"]["assignment"].items() if name != "keep"
+    }
+    assert inside.teacher is not None
+    assert alone.teacher == inside.teacher.source
+    expected = OnnxRuntimeDevice().load(copied / "export" / "student.onnx").run(image.numpy())
+    for student in (alone, inside.student):
+        with torch.no_grad():
+            np.testing.assert_allclose(student.module(image).numpy(), expected, atol=1e-4)
 
 
 def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:

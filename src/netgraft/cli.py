@@ -12,6 +12,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from netgraft.commands.adapt import adapt
 from netgraft.commands.compare import compare
 from netgraft.commands.compile import compile_model
 from netgraft.commands.devices import devices
@@ -42,7 +43,7 @@ STAGE_HELP = {
 app.command("run")(run)
 for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
-for command in (restore, evaluate, compare, train, devices):
+for command in (restore, evaluate, compare, train, adapt, devices):
     app.command()(command)
 app.command("compile")(compile_model)
 INTERRUPTED = 130

@@ -17,9 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from netgraft.adapt import AdaptConfig
+from netgraft.adapted import adapted
 from netgraft.config import RunConfig
-from netgraft.report import render
-from netgraft.stages import Progress, Run, silent
+from netgraft.report import render, render_adaptation
+from netgraft.stages import AdaptStages, Progress, Run, Start, silent
 from netgraft.store import RunStore
 from netgraft.summary import report_data, result
 
@@ -45,12 +47,37 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
         run.baselines  # the same by other methods, where asked for
         run.finetuned  # the chosen one, fine-tuned from end to end
         run.exports  # as files that ship, with parity
+        run.portable  # and as one that PyTorch goes on from, without this folder
         run.single_evaluations  # on test images, by which nothing but the precision is chosen
         for delivery in run.deliveries:
             delivery.forms  # and in each device's own precision, where that has fewer bits
             delivery.reduced_evaluations  # on the same, through the device's runtime
         run.measured  # teacher and student, whole, in turns, in the precision that is delivered, on each device
         return write_report(run)
+
+
+def adapt(start: Start, config: AdaptConfig, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Fine-tune a student, and its teacher beside it, to other images; return the figures, which also stand in
+    ``out/result.json``, and in ``out/report.html`` to look at.
+
+    Raises:
+        NetgraftError: the images, the device or the folder cannot serve; what was done is kept.
+    """
+    store = RunStore(out)
+    with store.lock():
+        work = AdaptStages(start, config, store, progress)
+        work.device  # what its latency is measured on: one that is missing is noticed before anything is trained
+        work.source, work.validation, work.test_images  # the images that teach, choose, and are reported on, likewise
+        work.begin()  # whether the folder is free for it
+        work.tuned  # student and teacher, each with the weights that did best on validation crops
+        work.weights  # as files for PyTorch
+        work.exports  # as files that ship, with parity; those that were not tuned beside them
+        work.evaluations  # all of them on test images, by which nothing is chosen
+        work.latencies  # student and teacher, tuned and not, in turns
+        figures = adapted(work)
+        store.write(out / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
+        store.write(out / "report.html", render_adaptation(figures).encode())
+        return figures
 
 
 def profile(run: Run) -> None:
@@ -75,7 +102,7 @@ STAGES: Mapping[str, Callable[[Run], Any]] = MappingProxyType(
         "profile": profile,
         "search": lambda run: run.search,
         "finetune": lambda run: run.finetuned,
-        "export": lambda run: (run.exports, [delivery.forms for delivery in run.deliveries]),
+        "export": lambda run: (run.exports, run.portable, [delivery.forms for delivery in run.deliveries]),
         "report": write_report,
     }
 )

@@ -47,6 +47,38 @@ def result_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
+def adapted_table(figures: Mapping[str, Any]) -> Table:
+    """Student and teacher, tuned and not, from the figures of an adaptation."""
+    table = Table(title=f"adapted with {figures['images']['train']} images, {figures['images']['test']} to judge by")
+    columns = [("degraded", figures["degraded"])]
+    columns += [
+        (f"{name} {form}", figures[name][form])
+        for name in ("student", "teacher")
+        if name in figures
+        for form in ("untuned", "tuned")
+    ]
+    for title in ("", *(title for title, _ in columns)):
+        table.add_column(title, justify="right" if title else "left")
+    rows = [row for _, row in columns]
+    for figure, digits in (("psnr_db", 2), ("ssim", 4)):
+        table.add_row(figure, *(f"{row[figure]:.{digits}f}" for row in rows))
+        table.add_row("  95 %", *("[{:.{d}f}, {:.{d}f}]".format(*row[f"{figure}_interval"], d=digits) for row in rows))
+    table.add_row("latency_ms", *map(_latency, rows))
+    table.add_row("fp32 parity", *(f"{row['parity_max_abs']:.1e}" if "parity_max_abs" in row else "" for row in rows))
+    lines = [
+        f"{label}: {gap['mean']:+.2f} dB [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
+        for label, gap in figures["differences_db"].items()
+    ]
+    for name, graph in figures["architecture"].items():
+        course = figures["adaptation"][name]
+        lines.append(
+            f"{name}: weights of step {course['best_step']} of {course['steps']}, "
+            + ("the same graph as before" if graph["same_graph"] else "the exporter wrote another graph than before")
+        )
+    table.caption = "\n".join(lines)
+    return table
+
+
 def _latency(row: Mapping[str, Any]) -> str:
     ms = row.get("latency_ms")
     return "" if ms is None else f"{ms['median']:.1f} [{ms['q25']:.1f}, {ms['q75']:.1f}]"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netgraft.data import SensorNoise, ShakeModel, Window, photos
+from netgraft.data import NoiseModel, SensorNoise, ShakeModel, Window, photos
 from netgraft.data.degrade import add_noise, shake, shake_path, to_bytes, to_linear
 
 SIDE = 129
@@ -115,3 +115,26 @@ def test_bytes_survive_linear_light() -> None:
     np.testing.assert_array_equal(to_bytes(to_linear(ramp)), ramp)
     below, above = (np.float32(((code / 255 + 0.055) / 1.055) ** 2.4) for code in (100.45, 100.55))
     assert to_bytes(np.array([[[below, above, 1.5]]], np.float32)).tolist() == [[[100, 101, 255]]]
+
+
+def test_gaussian_noise_has_the_deviation_that_is_asked_for() -> None:
+    """On mid-gray, far from clipping, it is white: its mean is 0 and its deviation sigma, rounding included."""
+    frame = np.full((200, 220, 3), 128, np.uint8)
+    window = Window(top=10, left=20, height=180, width=190)
+    for sigma in (0.0, 5.0, 25.0):
+        noisy = NoiseModel(min_sigma=sigma, max_sigma=sigma)(frame, window, np.random.default_rng(0))
+        assert (noisy.shape, noisy.dtype) == ((180, 190, 3), np.uint8)
+        gap = noisy.astype(float) - 128
+        assert gap.mean() == pytest.approx(0, abs=0.3)
+        assert gap.std() == pytest.approx(np.sqrt(sigma**2 + (1 / 12 if sigma else 0)), rel=0.01)
+        assert abs((gap[:, 1:] * gap[:, :-1]).mean()) <= 0.02 * sigma**2
+
+
+def test_gaussian_noise_is_random_by_the_generator_alone_and_clipped() -> None:
+    frame = np.full((32, 32, 3), 250, np.uint8)
+    window = Window(top=0, left=0, height=32, width=32)
+    first, second, other = (NoiseModel()(frame, window, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert first.max() == 255
+    assert (first > 100).mean() > 0.9, "it does not wrap around"

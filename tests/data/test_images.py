@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from netgraft.data import images
 from netgraft.data.crops import PairedSource, SyntheticSource
 from netgraft.data.defocus import DefocusModel
-from netgraft.data.degrade import ShakeModel
+from netgraft.data.degrade import NoiseModel, ShakeModel
 from netgraft.data.images import DataConfig, Split, crops_of, degradation_of, fingerprint, train_source, whole_images
 from netgraft.data.layouts import Pair
 from netgraft.errors import ConfigError, DatasetError, NetgraftError
@@ -234,10 +234,30 @@ def test_a_fraction_of_the_pairs(tmp_path: Path) -> None:
     assert len(source.pairs) == 1
 
 
+def test_a_number_of_the_training_images(tmp_path: Path) -> None:
+    """Exactly so many, those of a smaller number among them; more than there are is one line."""
+    config = sharp_folder(tmp_path, {"train": 8})
+
+    def taken(count: int) -> set[int]:
+        source = train_source(config, count=count, seed=3)
+        assert isinstance(source, SyntheticSource)
+        return {int(photo[0, 0, 2]) for photo in source.photos}
+
+    assert [len(taken(count)) for count in (1, 5, 8)] == [1, 5, 8]
+    assert taken(1) <= taken(5) <= taken(8)
+    for count in (0, 9):
+        with pytest.raises(DatasetError, match="there are 8 to train on"):
+            train_source(config, count=count)
+
+
 def test_the_degradation_is_the_configs() -> None:
     assert degradation_of(DataConfig(strength_px=(3, 5))) == ShakeModel(min_length_px=3, max_length_px=5)
     defocus = DataConfig(degradation="defocus", strength_px=(1, 2))
     assert degradation_of(defocus) == DefocusModel(min_radius_px=1, max_radius_px=2)
+    noise = DataConfig(degradation="noise", strength_px=(5, 15))
+    assert degradation_of(noise) == NoiseModel(min_sigma=5, max_sigma=15)
+    assert noise.degradation_in_words == "noise of 5 to 15 steps of 8 bits"
+    assert defocus.degradation_in_words == "defocus of 1 to 2 pixels"
 
 
 @pytest.mark.parametrize(

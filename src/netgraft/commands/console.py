@@ -27,7 +27,7 @@ LINE_SECONDS = 30
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues what is in it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-Degradation = Annotated[str, typer.Option(help="shake or defocus, for sharp photographs.")]
+Degradation = Annotated[str, typer.Option(help="shake, defocus or noise, for sharp photographs.")]
 
 
 @contextmanager

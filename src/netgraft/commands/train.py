@@ -19,7 +19,9 @@ def train(
     data: Annotated[str, typer.Option(help="Source of the images: embedded, sharp, folder, gopro, ...")] = "embedded",
     root: DataRoot = None,
     degradation: Degradation = "shake",
-    strength_px: Annotated[tuple[float, float], typer.Option(help="Least and most blur, in pixels.")] = (2.0, 20.0),
+    strength_px: Annotated[
+        tuple[float, float], typer.Option(help="Least and most blur, in pixels; of noise, in 8-bit steps.")
+    ] = (2.0, 20.0),
     width: Annotated[int, typer.Option(min=1)] = 16,
     encoder: Annotated[str, typer.Option(help="Blocks per encoder level.")] = "1,1,1,28",
     middle: Annotated[int, typer.Option(min=0)] = 1,

@@ -10,7 +10,7 @@ from netgraft.data.crops import (
     image_tensor,
 )
 from netgraft.data.defocus import DefocusModel
-from netgraft.data.degrade import Degradation, Image, SensorNoise, ShakeModel, Window
+from netgraft.data.degrade import Degradation, Image, NoiseModel, SensorNoise, ShakeModel, Window
 from netgraft.data.layouts import LAYOUTS, Pair
 from netgraft.data.pairs import SharpFolder, list_pairs, load_pair, synthetic_pair
 from netgraft.data.photos import Photo, photos
@@ -23,6 +23,7 @@ __all__ = [
     "DefocusModel",
     "Degradation",
     "Image",
+    "NoiseModel",
     "Pair",
     "PairedSource",
     "Photo",

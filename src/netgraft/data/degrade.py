@@ -1,8 +1,8 @@
-"""Synthetic degradations: camera shake, defocus and sensor noise, from a sharp photograph.
+"""Synthetic degradations: camera shake, sensor noise and plain Gaussian noise, from a sharp photograph.
 
-Light adds up before a camera encodes it, so blur and noise are applied in linear light and the result is rounded
-to 8 bits again, as a file would hold it. Every function is a pure function of its arguments: the same generator
-state gives the same image.
+Light adds up before a camera encodes it, so blur and sensor noise are applied in linear light and the result is rounded
+to 8 bits again, as a file would hold it; Gaussian noise is that of the denoising literature, in the encoded values.
+Every function is a pure function of its arguments: the same generator state gives the same image.
 """
 
 from __future__ import annotations
@@ -182,3 +182,20 @@ class ShakeModel:
         part = frame[top : window.top + window.height + margin, left : window.left + window.width + margin]
         blurred = shake(to_linear(part), path, window, origin=(top, left))
         return to_bytes(add_noise(blurred, noise, rng))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseModel:
+    """White Gaussian noise in the encoded values, of random strength, as the denoising literature has it."""
+
+    min_sigma: float = 5.0
+    """Smallest standard deviation, in steps of 8 bits."""
+    max_sigma: float = 50.0
+    """Largest standard deviation, in steps of 8 bits."""
+
+    def __call__(self, frame: Image, window: Window, rng: np.random.Generator) -> Image:
+        """The window of a sharp (h, w, 3) frame with noise, clipped and rounded to 8 bits."""
+        sigma = rng.uniform(self.min_sigma, self.max_sigma)
+        part = frame[window.top : window.top + window.height, window.left : window.left + window.width]
+        noisy = part + np.float32(sigma) * rng.standard_normal(part.shape, dtype=np.float32)
+        return np.rint(noisy).clip(0, 255).astype(np.uint8)

@@ -6,10 +6,11 @@ Three splits never meet: ``train`` teaches, ``validation`` chooses, ``test`` is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from netgraft.data.crops import CropSource, PairedSource, SyntheticSource, cut, image_tensor
 from netgraft.data.defocus import DefocusModel
-from netgraft.data.degrade import Degradation, Image, ShakeModel, Window
+from netgraft.data.degrade import Degradation, Image, NoiseModel, ShakeModel, Window
 from netgraft.data.layouts import LAYOUTS, Pair
 from netgraft.data.pairs import SharpFolder, list_pairs, load_pair, synthetic_pair
 from netgraft.data.photos import photos
@@ -28,6 +29,10 @@ from netgraft.imaging import RgbImage
 from netgraft.names import lookup
 
 SHARP_SOURCES = ("embedded", "sharp")
+USUAL_STRENGTHS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"shake": (2.0, 20.0), "defocus": (1.0, 8.0), "noise": (5.0, 50.0)}
+)
+"""Least and most of each degradation, where nothing else is asked for; in the units of :class:`DataConfig`."""
 Split = Literal["train", "validation", "test"]
 HELD_OUT_EVERY = 10
 """Of a dataset without a validation split, every 10th training scene chooses instead of teaching."""
@@ -42,10 +47,11 @@ class DataConfig(BaseModel):
     """``embedded``, ``sharp`` (ROOT/train, /validation and /test hold sharp photographs) or a paired layout."""
     root: Path | None = None
     """Folder of the data set; not for ``embedded``."""
-    degradation: Literal["shake", "defocus"] = "shake"
+    degradation: Literal["shake", "defocus", "noise"] = "shake"
     """How sharp photographs are degraded."""
     strength_px: tuple[float, float] = (2.0, 20.0)
-    """Shortest and longest shake, or smallest and largest radius of the defocus."""
+    """Shortest and longest shake, or smallest and largest radius of the defocus, in pixels; of noise, the smallest and
+    largest standard deviation, in steps of 8 bits."""
     seed: int = Field(7, ge=0)
     """Seed of the degradation of validation and test images; the training's follows the run's seed."""
 
@@ -63,6 +69,13 @@ class DataConfig(BaseModel):
         if not 0 <= self.strength_px[0] <= self.strength_px[1]:
             raise ConfigError(f"strength_px {list(self.strength_px)}: give the smaller first, at least 0")
         return self
+
+    @property
+    def degradation_in_words(self) -> str:
+        """How sharp photographs are degraded, and how strongly."""
+        low, high = self.strength_px
+        unit = "steps of 8 bits" if self.degradation == "noise" else "pixels"
+        return f"{self.degradation} of {low:g} to {high:g} {unit}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,21 +116,33 @@ def degradation_of(config: DataConfig) -> Degradation:
     low, high = config.strength_px
     if config.degradation == "defocus":
         return DefocusModel(min_radius_px=low, max_radius_px=high)
+    if config.degradation == "noise":
+        return NoiseModel(min_sigma=low, max_sigma=high)
     return ShakeModel(min_length_px=low, max_length_px=high)
 
 
-def train_source(config: DataConfig, *, fraction: float = 1.0, seed: int = 0) -> CropSource:
-    """Where training crops come from; ``fraction`` of the images, at least one, drawn by ``seed``."""
+def train_source(config: DataConfig, *, fraction: float = 1.0, count: int | None = None, seed: int = 0) -> CropSource:
+    """Where training crops come from: ``count`` of the images, or ``fraction`` of them (at least one), by ``seed``.
+
+    Of one seed, the images of a smaller count are among those of a larger one.
+
+    Raises:
+        DatasetError: there are fewer images than ``count``.
+    """
     if config.source in SHARP_SOURCES:
         _, frames = _sharp(config, "train")
-        chosen = _part(range(len(frames)), fraction, seed)
+        chosen = _part(range(len(frames)), fraction, count, seed)
         return SyntheticSource([frames[i] for i in chosen], degradation_of(config))
-    return PairedSource(_part(_pairs(config, "train"), fraction, seed))
+    return PairedSource(_part(_pairs(config, "train"), fraction, count, seed))
 
 
-def _part(items: Sequence[Any], fraction: float, seed: int) -> list[Any]:
-    count = max(1, round(fraction * len(items)))
-    chosen = np.random.default_rng(seed).permutation(len(items))[:count]
+def _part(items: Sequence[Any], fraction: float, count: int | None, seed: int) -> list[Any]:
+    if count is not None and not 1 <= count <= len(items):
+        raise DatasetError(
+            f"{count} images asked for, but there are {len(items)} to train on: ask for 1 to {len(items)}"
+        )
+    taken = max(1, round(fraction * len(items))) if count is None else count
+    chosen = np.random.default_rng(seed).permutation(len(items))[:taken]
     return [items[i] for i in sorted(chosen)]
 
 
@@ -153,14 +178,6 @@ def images_of(pairs: Sequence[Pair]) -> LazyImages:
 def whole_images(config: DataConfig, split: Split) -> list[ImagePair]:
     """The same, all in memory."""
     return list(open_images(config, split))
-
-
-def degraded_how(config: DataConfig) -> str:
-    """How the degraded images came about, in words."""
-    if config.source not in SHARP_SOURCES:
-        return "as shipped"
-    low, high = config.strength_px
-    return f"{config.degradation} of {low:g} to {high:g} pixels, seed {config.seed}"
 
 
 def crops_of(

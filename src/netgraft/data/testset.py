@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from netgraft.data.check import check_pairs
-from netgraft.data.images import SHARP_SOURCES, DataConfig, LazyImages, degraded_how, images_of, open_images
+from netgraft.data.images import SHARP_SOURCES, DataConfig, LazyImages, images_of, open_images
 from netgraft.data.layouts import LAYOUTS, Layout
 from netgraft.data.pairs import list_pairs
 from netgraft.errors import ConfigError, DatasetError
@@ -58,7 +58,7 @@ def open_test_set(
             images=images[:limit],
             dataset=config.source,
             split=split or "test",
-            degradation=degraded_how(config),
+            degradation=f"{config.degradation_in_words}, seed {config.seed}",
             published=None,
             dual=False,
             bits=8,
@@ -76,7 +76,7 @@ def open_test_set(
         images=images_of(pairs),
         dataset=config.source,
         split=split,
-        degradation=degraded_how(config),
+        degradation="as shipped",
         published=layout.counts.get(split),
         dual=pairs[0].right is not None,
         bits=layout.bits,

@@ -1,5 +1,6 @@
-"""A run as one self-contained HTML page."""
+"""A run, or an adaptation, as one self-contained HTML page."""
 
+from netgraft.report.adaptation import render_adaptation
 from netgraft.report.data import (
     AdditivityCheck,
     Crop,
@@ -26,4 +27,5 @@ __all__ = [
     "ReportData",
     "SiteRow",
     "render",
+    "render_adaptation",
 ]

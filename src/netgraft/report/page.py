@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Sequence
 from html import escape
 
 from plotly.offline.offline import get_plotlyjs
@@ -19,6 +20,12 @@ POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; sc
 def render(data: ReportData) -> str:
     """The report as one HTML page: no network, no other files, any section without data left out."""
     parts = [text for show in sections.ORDER if (text := show(data))]
+    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in data.warnings)
+    return page(data.title, verdict(data), parts, data.created, f"{warnings}\n{cards(data)}")
+
+
+def page(title: str, lead: str, parts: Sequence[str], created: str, header: str = "") -> str:
+    """Sections as one HTML page; lead and header, which come before them, are HTML already, title and created text."""
     body = "\n".join(parts)
     # The plotting library is most of the page's size, so it is only there when something is plotted.
     scripts = f"<script>{_plotly()}</script>" if 'class="plot"' in body else ""
@@ -29,21 +36,20 @@ def render(data: ReportData) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(data.title)}</title>
+<title>{escape(title)}</title>
 <style>{_resource("style.css")}</style>
 </head>
 <body>
 <header>
-<h1>{escape(data.title)}</h1>
-<p class="verdict">{verdict(data)}</p>
-{"".join(f'<p class="warning">{escape(warning)}</p>' for warning in data.warnings)}
-{cards(data)}
+<h1>{escape(title)}</h1>
+<p class="verdict">{lead}</p>
+{header}
 {_contents(parts)}
 </header>
 <main>
 {body}
 </main>
-<footer>netgraft report, <time>{escape(data.created)}</time></footer>
+<footer>netgraft report, <time>{escape(created)}</time></footer>
 {scripts}
 <script>{_resource("page.js")}</script>
 </body>
@@ -51,7 +57,7 @@ def render(data: ReportData) -> str:
 """
 
 
-def _contents(parts: list[str]) -> str:
+def _contents(parts: Sequence[str]) -> str:
     """Links to the sections."""
     found = [re.match(r'<section id="([^"]+)"><h2>([^<]+)</h2>', part) for part in parts]
     links = "".join(f'<a href="#{match[1]}">{match[2]}</a>' for match in found if match)

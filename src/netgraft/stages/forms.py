@@ -29,9 +29,9 @@ from netgraft.export import Export
 from netgraft.nets.blocks import deploy
 from netgraft.precision import SINGLE
 from netgraft.restore import Restorer, open_restorer
+from netgraft.stages.folder import digest_of_files
 from netgraft.stages.latency import in_precisions
 from netgraft.stages.scores import ScoreStages
-from netgraft.stages.student import digest_of_files
 from netgraft.stages.surrogates import CALIBRATION_SEED
 from netgraft.stages.unlocked import unlocked
 from netgraft.stages.whole import Bench

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,13 @@ from netgraft.errors import ExportError
 from netgraft.export import Export
 from netgraft.finetune import Finetuning
 from netgraft.nets.quantized import has_rounding, quantized_network, shipped
-from netgraft.stages.folder import CheckpointTimer
+from netgraft.portable import Student, save_student
+from netgraft.stages.folder import CheckpointTimer, digest_of_files
 from netgraft.stages.latency import in_precisions
 from netgraft.stages.search import SearchStages
+
+PORTABLE_FILE = "student.safetensors"
+"""Beside the student's ONNX files."""
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class StudentStages(SearchStages):
 
         def make() -> dict[str, Any]:
             parts = self.bench.parts
-            content = None if parts is None else partial(self._fixed_content, parts, assignment)
+            content = None if parts is None else partial(fixed_content, parts, assignment)
             done = netgraft.export.export(module, folder, name, examples, content)
             return {
                 "size_bytes": done.size_bytes,
@@ -97,41 +100,43 @@ class StudentStages(SearchStages):
             parity_max_abs=stored["parity_max_abs"],
         )
 
+    @property
+    def student(self) -> Student:
+        """The fine-tuned student with all that it needs to leave this run."""
+        return Student(
+            module=self.finetuned[0],
+            shape=self.teacher.shape,
+            tlc=self.config.teacher.tlc,
+            assignment=self.assignment,
+            size=self.config.size,
+            device=self.config.device.name,
+            threads=self.config.device.threads,
+            teacher=self.teacher.source,
+        )
+
+    @cached_property
+    def portable(self) -> Path:
+        """The student as a file for PyTorch, which needs no run folder."""
+        path = self.store.root / "export" / PORTABLE_FILE
+
+        def make() -> dict[str, Any]:
+            save_student(self.student, path)
+            return {"content": digest_of_files(path)}
+
+        self.with_files("export/portable", self.network_key("student"), make, lambda _: (path,))
+        return path
+
     def network_key(self, name: str) -> dict[str, Any]:
         """What the teacher or the student, by name, depends on."""
         assignment = self.assignment if name == "student" else {}
         key = self.search_key() | {"finetune": self.config.finetune.model_dump()}
         return key | {"name": name, "assignment": assignment}
 
-    def with_files(
-        self,
-        name: str,
-        key: dict[str, Any],
-        make: Callable[[], dict[str, Any]],
-        files: Callable[[dict[str, Any]], Sequence[Path]],
-    ) -> dict[str, Any]:
-        """An artifact that describes files outside the store and holds their digest as ``content``."""
-        stored: dict[str, Any] = self.store.json(name, key, make)
-        if stored["content"] != digest_of_files(*files(stored)):
-            # Gone, or of another config that used this folder in between: both export under the same name.
-            self.store.path(name, key, ".json").unlink()
-            stored = self.store.json(name, key, make)
-        return stored
 
-    def _fixed_content(self, parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
-        """The ONNX file of a deployed network with these operators, from parts that were exported for its timing."""
-        try:
-            return parts.network(deployed, in_precisions(assignment)[0])
-        except ExportError as error:
-            log.info("not put together from parts but exported whole: %s", error)
-            return onnx_bytes(deployed, parts.example)
-
-
-def digest_of_files(*paths: Path) -> str | None:
-    """Stands for what the files hold; None if one is missing."""
-    content = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            return None
-        content.update(hashlib.sha256(path.read_bytes()).digest())
-    return content.hexdigest()
+def fixed_content(parts: OnnxParts, assignment: Assignment, deployed: nn.Module) -> bytes:
+    """The ONNX file of a deployed network with these operators, from parts that were exported once."""
+    try:
+        return parts.network(deployed, in_precisions(assignment)[0])
+    except ExportError as error:
+        log.info("not put together from parts but exported whole: %s", error)
+        return onnx_bytes(deployed, parts.example)

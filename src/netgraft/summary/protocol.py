@@ -25,8 +25,7 @@ def protocol(run: Run) -> dict[str, Any]:
         "quality": {
             **PROTOCOL,
             "images": f"{len(run.test_images)} test images of source {data.source}, whole",
-            "degradation": f"{data.degradation} of {data.strength_px[0]:g} to {data.strength_px[1]:g} pixels, "
-            f"seed {data.seed}",
+            "degradation": f"{data.degradation_in_words}, seed {data.seed}",
             "network": f"{judged_form(first)}, in tiles of {h}x{w} with an overlap of {OVERLAP}",
             "statistics": "local (TLC)" if config.teacher.tlc else "global over each tile",
         },
