@@ -317,6 +317,38 @@ def finetuning(rows: Sequence[FinetuneRow]) -> Spec:
     return spec
 
 
+def conditions(rows: Sequence[Mapping[str, Any]]) -> Spec:
+    """Gain of teacher and student over the degraded image under each condition, with 95 % intervals."""
+    kinds, names = ([escape(str(row[part])) for row in rows] for part in ("kind", "name"))
+    traces = []
+    for who, color, symbol in (("teacher", TEACHER, "square"), ("student", STUDENT, "circle")):
+        gains = [row[f"{who}_gain_db"] for row in rows]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": who,
+                "x": [kinds, names],
+                "y": [gain["mean"] for gain in gains],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [gain["high"] - gain["mean"] for gain in gains],
+                    "arrayminus": [gain["mean"] - gain["low"] for gain in gains],
+                    "color": color,
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                "hovertemplate": f"%{{x}}<br>{who}: %{{y:+.2f}} dB<extra></extra>",
+                "marker": {"color": color, "size": 9, "symbol": symbol},
+            }
+        )
+    spec = _spec(traces, "", "gain over the degraded image in dB", height=460, scattermode="group", scattergap=0.6)
+    spec["layout"]["xaxis"].update(type="multicategory", tickangle=-90, showgrid=False)
+    spec["layout"]["yaxis"].update(zeroline=True)
+    return spec
+
+
 def _line(name: str, x: Sequence[float], y: Sequence[float | None], color: str, shape: str = "linear") -> Spec:
     return {
         "type": "scatter",
