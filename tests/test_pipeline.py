@@ -341,7 +341,7 @@ def test_other_conditions_are_those_of_the_exported_files(whole: Whole, copied: 
 
 def test_the_same_command_again_repeats_nothing(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(whole.calls) == {
-        "saliency", "fit", "distill", "measure", "quality", "finetune", "export", "evaluate"
+        "saliency", "fit", "distill", "measure", "quality", "finetune", "export", "evaluate", "conditions"
     }  # fmt: skip
     assert whole.calls["distill"] == whole.calls["finetune"] == STEPS
     before = {path: path.stat().st_mtime_ns for path in (whole.out / "export").iterdir()}

@@ -126,9 +126,14 @@ def test_text_from_outside_cannot_become_markup(report_data: ReportData) -> None
     """Hostile names everywhere change the text of the page, and not one element of it."""
     first, *rest = report_data.sites
     sites = [replace(first, path=HOSTILE, kind=HOSTILE), *rest]
+    conditions = report_data.result["generalization"]["conditions"]
     result = {
         **report_data.result,
         "student": {**report_data.result["student"], "assignment": {HOSTILE: HOSTILE}},
+        "generalization": {
+            **report_data.result["generalization"],
+            "conditions": [row | {"kind": HOSTILE, "name": HOSTILE} for row in conditions],
+        },
     }
     hostile = replace(
         report_data,
@@ -156,7 +161,7 @@ def test_text_from_outside_cannot_become_markup(report_data: ReportData) -> None
     assert page.open == []
     assert page.sections() == ALL_SECTIONS
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert len(page.all("script")) == 10  # 8 figures' data, the plotting library, the page's own
+    assert len(page.all("script")) == 11  # 9 figures' data, the plotting library, the page's own
     assert "alert(1)" in page.text
     assert page.text.count(HOSTILE) > 10
 
