@@ -183,7 +183,7 @@ def picture(conditions: Mapping[str, Any], attacks: Mapping[str, Any]) -> plt.Fi
             line=True,
         )
     left.axhline(0, color=INK, linewidth=0.8)
-    labels = [("as trained" if row["kind"] == "trained" else f"{row['kind']}, {row['name']}") for row in rows]
+    labels = [f"{row['kind']}, {row['name']}" for row in rows]
     left.set_xticks(range(len(rows)), labels, rotation=90)
     left.set_ylabel("gain over the degraded image, dB")
     left.set_title(f"{len(conditions['images'])} photographs, gain with 95 % intervals", loc="left")

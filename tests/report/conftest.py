@@ -77,7 +77,7 @@ def _generalization() -> dict[str, object]:
     rows = []
     for number, (kind, name, degraded, teacher, student) in enumerate(
         (
-            ("trained", "test images as they are", 25.3, 27.9, 27.8),
+            ("as trained", "test images", 25.3, 27.9, 27.8),
             ("noise", "2-5 of 255", 25.1, 26.4, 26.32),
             ("noise", "5-10 of 255", 24.2, 24.5, 23.9),
         )

@@ -305,8 +305,8 @@ def test_a_student_that_breaks_sooner_is_said_to(report_data: ReportData) -> Non
     """0.6 dB behind at the second noise, 0.1 as trained; its gain there is 24.5 - 24.2 against -0.3 of its own."""
     text = Page(render(report_data)).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "The student breaks sooner than its teacher under 1 of 2 conditions" in text
-    assert "most under noise 5-10 of 255, where it falls 0.50 dB further behind" in text
-    assert "It alone does harm under noise 5-10 of 255." in text
+    assert "most under noise, 5–10 of 255, where it falls 0.50 dB further behind" in text
+    assert "It alone does harm under noise, 5–10 of 255." in text
     assert "of so few images" in text.lower()
     found = report_data.result["generalization"]
     sound = found | {"conditions": found["conditions"][:2], "images": ["a"] * 12}

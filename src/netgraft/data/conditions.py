@@ -33,7 +33,7 @@ from netgraft.data.degrade import (
 )
 from netgraft.data.images import SHARP_SOURCES, DataConfig, ImagePair
 
-TRAINED = "trained"
+TRAINED = "as trained"
 """The kind of the first condition: the test images as they are."""
 LENGTHS_PX = ((2.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 30.0))
 """Bins of the shake's length at the center of the frame, in pixels."""
@@ -80,7 +80,7 @@ def conditions_of(config: DataConfig) -> tuple[Condition, ...]:
         return blur == by and least <= low and high <= most
 
     return (
-        Condition(kind=TRAINED, name="test images as they are", trained_on=True, view=as_it_is),
+        Condition(kind=TRAINED, name="test images", trained_on=True, view=as_it_is),
         *(
             Condition(
                 kind="shake length",

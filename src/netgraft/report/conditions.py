@@ -8,7 +8,7 @@ from typing import Any
 
 from netgraft.report import figures
 from netgraft.report.data import ReportData
-from netgraft.report.markup import figure, number, section, table
+from netgraft.report.markup import figure, number, section, table, typeset
 
 Row = Mapping[str, Any]
 
@@ -19,10 +19,10 @@ def conditions(data: ReportData) -> str:
     rows: Sequence[Row] = found.get("conditions") or ()
     if not rows:
         return ""
-    head = ["condition", "trained on", *(f"{who} PSNR" for who in ("degraded", "teacher", "student"))]
-    head += ["student − teacher", "further than as trained", "breaks sooner"]
+    head = ["condition", *(f"{who} PSNR" for who in ("degraded", "teacher", "student"))]
+    head += ["student − teacher", "against as trained", "breaks sooner"]
     broken = [row["breaks_sooner"] for row in rows]
-    compared = table(head, [_cells(row, first=not i) for i, row in enumerate(rows)], text_columns=2, marked=broken)
+    compared = table(head, [_cells(row, first=not i) for i, row in enumerate(rows)], marked=broken)
     height, width = found["size"]
     note = (
         f"Center crops of {len(found['images'])} test images, at most {width} × {height}; PSNR in dB, in brackets 95 % "
@@ -43,17 +43,20 @@ FEW = 10
 
 def _lead(rows: Sequence[Row]) -> str:
     broken = [row for row in rows if row["breaks_sooner"]]
-    # Of little use is not worse than doing nothing for one of them alone.
-    harmed = [row for row in rows if row["student_gain_db"]["mean"] < 0 <= row["teacher_gain_db"]["mean"]]
-    lead = "The gain over the degraded image; below zero a network does harm. "
+    # Where the teacher does so too, it is what the two were trained for.
+    harmed = [row for row in rows if row["student_gain_db"]["high"] < 0 <= row["teacher_gain_db"]["mean"]]
+    lead = (
+        "Above, what each network gains over the degraded image: below zero it does harm. Underneath, the student less "
+        "its teacher on the same images; the dotted line is where it stands as trained. "
+    )
     if not broken:
-        lead += "Nowhere does the student fall further behind its teacher than on the images it was trained for."
+        lead += "Nowhere does the student fall further behind its teacher than as trained."
     else:
         worst = min(broken, key=lambda row: float(row["difference_to_trained_db"]["mean"]))
         lost = number(-worst["difference_to_trained_db"]["mean"], 2, "dB")
         lead += (
             f"The student breaks sooner than its teacher under {len(broken)} of {len(rows) - 1} conditions; most under "
-            f"{escape(_label(worst))}, where it falls {lost} further behind than on the images it was trained for."
+            f"{escape(_label(worst))}, where it falls {lost} further behind than as trained."
         )
     if harmed:
         lead += f" It alone does harm under {escape(', '.join(map(_label, harmed)))}."
@@ -61,14 +64,13 @@ def _lead(rows: Sequence[Row]) -> str:
 
 
 def _label(row: Row) -> str:
-    return f"{row['kind']} {row['name']}"
+    return f"{row['kind']}, {typeset(row['name'])}"
 
 
 def _cells(row: Row, *, first: bool) -> list[str]:
-    kind, name = escape(row["kind"]), escape(row["name"].replace("-", "–"))
+    trained = "<br><small>trained on</small>" if row["trained_on"] and not first else ""
     return [
-        f"<b>{name}</b>" if first else f"{kind}, {name}",
-        "yes" if row["trained_on"] else "",
+        f"{escape(_label(row))}{trained}",
         *(_estimate(row[f"{who}_db"]) for who in ("degraded", "teacher", "student")),
         _estimate(row["difference_db"], signed=True),
         "" if first else _estimate(row["difference_to_trained_db"], signed=True),
@@ -78,4 +80,4 @@ def _cells(row: Row, *, first: bool) -> list[str]:
 
 def _estimate(found: Mapping[str, float], *, signed: bool = False) -> str:
     mean, low, high = (number(found[name], 2, signed=signed) for name in ("mean", "low", "high"))
-    return f"{mean} <small>[{low}, {high}]</small>"
+    return f"{mean}<br><small>[{low}, {high}]</small>"
