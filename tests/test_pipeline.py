@@ -330,7 +330,7 @@ def test_other_conditions_are_those_of_the_exported_files(whole: Whole, copied: 
     run = opened(whole, copied)
     assert found["images"] == [image.name for image in run.test_images]
     trained, *others = found["conditions"]
-    assert {row["kind"] for row in others} >= {"shake length", "shake direction", "noise", "JPEG", "exposure"}
+    assert {row["kind"] for row in others} >= {"shake length", "straight shake", "noise", "JPEG", "exposure"}
     window = (slice(16, 80), slice(24, 88))
     for name, restore in (("degraded", lambda image: image), ("student", open_restorer(run.exports["student"].fixed))):
         expected = [psnr_db(restore(image.degraded[window]), image.clean[window]) for image in run.test_images]

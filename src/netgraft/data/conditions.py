@@ -93,8 +93,8 @@ def conditions_of(config: DataConfig) -> tuple[Condition, ...]:
         ),
         *(
             Condition(
-                kind="shake direction",
-                name=f"{name}, straight",
+                kind="straight shake",
+                name=name,
                 trained_on=blur == "shake",
                 view=partial(blurred, StraightShake(directions_deg=directions, strength=lengths)),
             )

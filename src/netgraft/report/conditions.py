@@ -8,7 +8,7 @@ from typing import Any
 
 from netgraft.report import figures
 from netgraft.report.data import ReportData
-from netgraft.report.markup import figure, number, section, table, typeset
+from netgraft.report.markup import details, figure, number, section, table, typeset
 
 Row = Mapping[str, Any]
 
@@ -32,9 +32,9 @@ def conditions(data: ReportData) -> str:
     if len(found["images"]) < FEW:
         note += " Of so few images, intervals come out too narrow."
     plot = figure("conditions", figures.conditions(rows))
-    return section(
-        "conditions", "How it holds on other images", _lead(rows), plot, compared, f'<p class="note">{note}</p>'
-    )
+    folded = details(f"All {len(rows)} conditions, with intervals", compared)
+    noted = f'<p class="note">{note}</p>'
+    return section("conditions", "How it holds on other images", _lead(rows), plot, noted, folded)
 
 
 FEW = 10
