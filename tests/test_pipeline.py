@@ -37,6 +37,7 @@ from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.pipeline import STAGES, refit
 from netgraft.portable import load_student
 from netgraft.prefix import PrefixScores
+from netgraft.restore import open_restorer
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run, start_from
 from netgraft.store import RunStore
@@ -106,6 +107,7 @@ def counting(patched: pytest.MonkeyPatch) -> Counter[str]:
     count(Finetuning, "_learn", "finetune")
     count(netgraft.export, "export", "export")
     count(stages.scores, "evaluate", "evaluate")
+    count(stages.run, "condition_psnrs_db", "conditions")
     return calls
 
 
@@ -339,9 +341,24 @@ def test_scores_are_those_of_the_exported_files(whole: Whole) -> None:
     assert whole.figures["degraded"]["psnr_db"] == pytest.approx(np.mean(scores))
 
 
+def test_other_conditions_are_those_of_the_exported_files(whole: Whole, copied: Path) -> None:
+    """As trained, the scores are those of the test images' center; a second run reads what the first one stored."""
+    found = whole.figures["generalization"]
+    run = opened(whole, copied)
+    assert found["images"] == [image.name for image in run.test_images]
+    trained, *others = found["conditions"]
+    assert {row["kind"] for row in others} >= {"shake length", "straight shake", "noise", "JPEG", "exposure"}
+    window = (slice(16, 80), slice(24, 88))
+    for name, restore in (("degraded", lambda image: image), ("student", open_restorer(run.exports["student"].fixed))):
+        expected = [psnr_db(restore(image.degraded[window]), image.clean[window]) for image in run.test_images]
+        assert trained["psnr_db"][name] == pytest.approx(expected)
+    without = Run(parse_config(whole.config.model_dump() | {"generalization": {"crops": 0}}, "test"), run.store)
+    assert without.generalization is None
+
+
 def test_the_same_command_again_repeats_nothing(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(whole.calls) == {
-        "saliency", "fit", "distill", "measure", "quality", "finetune", "export", "evaluate"
+        "saliency", "fit", "distill", "measure", "quality", "finetune", "export", "evaluate", "conditions"
     }  # fmt: skip
     assert whole.calls["distill"] == whole.calls["finetune"] == STEPS
     before = {path: path.stat().st_mtime_ns for path in (whole.out / "export").iterdir()}

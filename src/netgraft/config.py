@@ -203,6 +203,13 @@ class SearchConfig(_Strict):
         return names
 
 
+class GeneralizationConfig(_Strict):
+    """How teacher and student are compared under conditions that they were not trained for."""
+
+    crops: int = Field(5, ge=0)
+    """Test images whose center crops, at the profiled size, are taken; 0 leaves the comparison out."""
+
+
 class RunConfig(_Strict):
     """Everything that a run depends on."""
 
@@ -217,6 +224,7 @@ class RunConfig(_Strict):
     device: DeviceConfig = DeviceConfig()
     search: SearchConfig = SearchConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    generalization: GeneralizationConfig = GeneralizationConfig()
 
     @field_validator("size")
     @classmethod
@@ -304,6 +312,7 @@ def full_preset() -> RunConfig:
         distill=DistillConfig(steps=1000),
         search=SearchConfig(budget=400, crops=12, baselines=("nsga2", "random")),
         finetune=FinetuneConfig(steps=4000),
+        generalization=GeneralizationConfig(crops=30),
     )
 
 
@@ -320,6 +329,7 @@ def tiny_preset() -> RunConfig:
         device=DeviceConfig(samples=3, whole_samples=2, final_samples=5, check_networks=3),
         search=SearchConfig(budget=12, crops=2, calibration=1, baselines=("random",)),
         finetune=FinetuneConfig(steps=3, batch=2, crop=64),
+        generalization=GeneralizationConfig(crops=2),
     )
 
 

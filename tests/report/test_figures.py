@@ -13,7 +13,17 @@ from scipy.stats import rankdata
 from netgraft.report import EvaluationRow, FinetuneRow, ReportData, render
 from netgraft.report.figures import ranks
 
-NAMES = ["front", "site-latency", "saliency", "foreseen", "distillation", "additivity", "hypervolume", "finetuning"]
+NAMES = [
+    "front",
+    "site-latency",
+    "conditions",
+    "saliency",
+    "foreseen",
+    "distillation",
+    "additivity",
+    "hypervolume",
+    "finetuning",
+]
 
 
 class _Data(HTMLParser):
@@ -225,3 +235,17 @@ def test_foreseen_losses_by_operator(figures: dict[str, Any]) -> None:
     assert dropped["marker"]["symbol"] == ["circle-open", "circle-open"]
     assert convolution["marker"]["symbol"] == ["circle"]
     assert figures["foreseen"]["layout"]["yaxis"]["type"] == "log"
+
+
+def test_gains_under_other_conditions_have_their_intervals(figures: dict[str, Any]) -> None:
+    """The student's 23.9 dB under the second noise are 0.3 less than the degraded crops have, give or take 0.05."""
+    student = trace(figures["conditions"], "student")
+    assert student["x"] == [["as trained", "noise", "noise"], ["test images", "2–5 of 255", "5–10 of 255"]]
+    assert student["y"] == pytest.approx([2.5, 1.22, -0.3])
+    for side in ("array", "arrayminus"):
+        assert student["error_y"][side] == pytest.approx([0.05] * 3)
+    less = trace(figures["conditions"], "student − teacher")
+    assert less["y"] == pytest.approx([-0.1, -0.08, -0.6])
+    # One of them breaks.
+    first, second, broken = less["marker"]["color"]
+    assert first == second != broken

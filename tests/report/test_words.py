@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from netgraft.report import ImageRow, ReportData
-from netgraft.report.markup import duration, number, plain, scaled, significant, table
+from netgraft.report.markup import duration, number, plain, scaled, significant, table, typeset
 from netgraft.report.verdict import cards, loss_db, speedup, verdict
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -23,6 +23,9 @@ NBSP = "\N{NO-BREAK SPACE}"
         (number(-0.001, 2, signed=True), "0.00"),
         (number(12345.6, 1), "12,345.6"),
         (number(None), "–"),
+        (typeset("5-10 px"), "5–10 px"),
+        (typeset("-1 stop"), "−1 stop"),
+        (typeset("x-ray"), "x-ray"),
         (number(math.nan), "–"),
         (number(np.float32(1.5), 1), "1.5"),
         (number(True), "–"),

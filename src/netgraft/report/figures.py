@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from netgraft.report.data import AdditivityCheck, EvaluationRow, FinetuneRow, ForeseenRow, ReportData, SiteRow
+from netgraft.report.markup import typeset
 from netgraft.search.pareto import non_dominated
 
 Spec = dict[str, Any]
@@ -315,6 +316,50 @@ def finetuning(rows: Sequence[FinetuneRow]) -> Spec:
             "showgrid": False,
         }
     return spec
+
+
+def conditions(rows: Sequence[Mapping[str, Any]]) -> Spec:
+    """Gain of teacher and student over the degraded image, and their paired difference, with 95 % intervals."""
+    traces = [
+        _estimates(rows, "teacher", "teacher_gain_db", TEACHER, symbol="square"),
+        _estimates(rows, "student", "student_gain_db", STUDENT),
+    ]
+    less = _estimates(rows, "student − teacher", "difference_db", CYCLE[2], symbol="diamond")
+    broken = [CYCLE[3] if row["breaks_sooner"] else CYCLE[2] for row in rows]
+    less["marker"]["color"] = broken
+    traces.append({**less, "yaxis": "y2", "showlegend": False})
+    as_trained = rows[0]["difference_db"]["mean"]
+    line = {"color": TEACHER, "width": 1.5, "dash": "dot"}
+    level = {"type": "scatter", "mode": "lines", "x": traces[0]["x"], "y": [as_trained] * len(rows), "line": line}
+    traces.append({**level, "yaxis": "y2", "showlegend": False, "hoverinfo": "skip"})
+    spec = _spec(traces, "", "gain in dB", height=620, scattermode="group", scattergap=0.6)
+    spec["layout"]["xaxis"].update(type="multicategory", tickangle=-90, showgrid=False, anchor="y2")
+    spec["layout"]["yaxis"].update(domain=[0.44, 1], zeroline=True)
+    spec["layout"]["yaxis2"] = {"title": {"text": "student − teacher in dB"}, "domain": [0, 0.38], "zeroline": True}
+    return spec
+
+
+def _estimates(rows: Sequence[Mapping[str, Any]], name: str, figure: str, color: str, symbol: str = "circle") -> Spec:
+    """One figure of every condition, with its interval."""
+    found = [row[figure] for row in rows]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [[escape(row["kind"]) for row in rows], [escape(typeset(row["name"])) for row in rows]],
+        "y": [estimate["mean"] for estimate in found],
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [estimate["high"] - estimate["mean"] for estimate in found],
+            "arrayminus": [estimate["mean"] - estimate["low"] for estimate in found],
+            "color": color,
+            "thickness": 1.5,
+            "width": 3,
+        },
+        "hovertemplate": f"%{{x}}<br>{name}: %{{y:+.2f}} dB<extra></extra>",
+        "marker": {"color": color, "size": 9, "symbol": symbol},
+    }
 
 
 def _line(name: str, x: Sequence[float], y: Sequence[float | None], color: str, shape: str = "linear") -> Spec:

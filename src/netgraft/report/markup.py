@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from numbers import Integral, Real
@@ -88,6 +89,11 @@ def latency(values: Mapping[str, Any]) -> str:
     if found.get("q25") is None or found.get("q75") is None:
         return median
     return f"{median} <small>[{significant(found['q25'])}, {significant(found['q75'])}]</small>"
+
+
+def typeset(name: str) -> str:
+    """A name with its numbers as one prints them: 5-10 is a range, -1 is negative."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", re.sub(r"(?<=\d)-(?=\d)", "–", name))
 
 
 def words(key: str) -> str:

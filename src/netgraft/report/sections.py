@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from netgraft.report import figures, fronts
+from netgraft.report import conditions, figures, fronts
 from netgraft.report.data import ReportData
 from netgraft.report.markup import (
     ABSENT,
@@ -303,6 +303,7 @@ ORDER: Sequence[Callable[[ReportData], str]] = (
     fronts.front,
     assignment,
     images,
+    conditions.conditions,
     saliency,
     space,
     distillation,

@@ -50,6 +50,8 @@ def result(run: Run) -> dict[str, Any]:
     figures["devices"] = [device_row(delivery, precisions[delivery.bench.name]) for delivery in run.measured]
     if run.several:
         figures["joint"] = joint_front(run)
+    if run.generalization is not None:
+        figures["generalization"] = run.generalization.as_dict()
     figures["protocol"] = protocol(run)
     figures["additivity"] = additivity_row(first.bench)
     figures["drift_percent"] = first.drift_percent

@@ -6,6 +6,7 @@ from typing import Any
 
 from netgraft.delivered import form_names, judged_form, precision_protocol
 from netgraft.evaluate import PROTOCOL
+from netgraft.generalization import MATTERS_DB
 from netgraft.restore import OVERLAP
 from netgraft.stages import Run
 
@@ -53,6 +54,27 @@ def protocol(run: Run) -> dict[str, Any]:
             "whole networks, in turns in one session; the front's before fine-tuning",
         },
         **({"precision": precision_protocol(first)} if first.judged else {}),
+        **({"other conditions": conditions_protocol(run)} if run.generalization is not None else {}),
         "counts": {"macs": f"convolutions and linear layers, batch 1, {h}x{w}", "params": "of the deployed form"},
         "seed": config.seed,
+    }
+
+
+def conditions_protocol(run: Run) -> dict[str, Any]:
+    """How the figures under other conditions came about."""
+    assert run.generalization is not None, "asked where there are some"
+    h, w = run.generalization.size
+    return {
+        "images": f"center crops of {len(run.generalization.images)} test images, at most {h}x{w}; "
+        f"{judged_form(run.measured[0])}",
+        "psnr": "8-bit rounded RGB, per crop, then averaged",
+        "blurs": "made anew from the clean image, in linear light, with the training's sensor noise; "
+        "the bins of a shake's length are the same motion, scaled",
+        "noise, JPEG, exposure": "on top of the test image's own degradation: Gaussian in sRGB; libjpeg, chroma at "
+        "half resolution; linear light, clipped at white, the clean image alike",
+        "randomness": f"seed {run.config.data.seed} and the image's name",
+        "intervals": "95 % bootstrap over images, differences in pairs; too narrow for fewer than about ten images, "
+        "and not corrected for the number of conditions",
+        "breaks sooner": "the student falls further behind the teacher than on the test images as they are: by more "
+        f"than {MATTERS_DB:g} dB, the interval below 0",
     }
