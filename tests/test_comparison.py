@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lookalikes import folder
 from netgraft.comparison import example_of, fixed_size, time_entrants
+from netgraft.config import RunConfig
 from netgraft.devices import Latency, MeasureProtocol, OnnxRuntimeDevice, Unsupported
 from netgraft.devices.fake import FakeDevice
 from netgraft.entrants import Entrant, open_entrants
@@ -39,6 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written = export(net, folder / "export", "teacher", [torch.rand(1, 3, 32, 32)])
     for path in (written.fixed, written.dynamic):
         shutil.copy(path, path.with_name(path.name.replace("teacher", "student")))
+    (folder / "config.json").write_text(RunConfig().model_dump_json())
     return folder
 
 

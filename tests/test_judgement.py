@@ -240,3 +240,16 @@ def test_aligned_scores_need_images_of_one_scene(netgraft: Netgraft, checkpoint:
     assert told["metrics"]["lpips"] == "none: not defined on aligned images"
     put(tmp_path / "RealBlur-J/scene002/blur/blur_2.png", np.full((48, 64, 3), 9, np.uint8))
     assert "scene002/blur_2, degraded: an image of one color" in refusal(netgraft("evaluate", checkpoint, *options))
+
+
+def test_attacks_beside_the_scores(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
+    """An untrained network, whose output is nearly its input's, loses what the attack adds, and more with more."""
+    folder(tmp_path / "data")
+    options = ["--dataset", "folder", "--root", tmp_path / "data", "--robustness", "--json"]
+    told = document(netgraft("evaluate", checkpoint, *options))
+    rows = told["robustness"]["rows"]
+    assert [row["bound_of_255"] for row in rows] == pytest.approx([1, 2, 4])
+    drops = [row["drop_db"]["mean"] for row in rows]
+    assert 0 < drops[0] < drops[1] < drops[2]
+    left = network_of_two_views(tmp_path / "left.onnx")
+    assert "has no gradients" in refusal(netgraft("evaluate", left, *options))

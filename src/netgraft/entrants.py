@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
+from netgraft.config import stored_config
 from netgraft.errors import CheckpointError, ConfigError
+from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
 from netgraft.nets.load import load_teacher
+from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
 
+EMBEDDED = "embedded"
 EXPORTED = ("teacher", "student")
 """What a run's folder holds."""
 
@@ -30,6 +34,21 @@ class Entrant:
     """``global``, ``local (TLC 256x256)``, or ``as exported``; it belongs to the network, not to the protocol."""
     network: nn.Module | Path
     """What is timed: the module, or the exported file."""
+    trained: Callable[[], nn.Module] | None = None
+    """What the network was exported from; None where only the file is known."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network with its gradients.
+
+        Raises:
+            ConfigError: only an exported file is known, which has none.
+        """
+        if isinstance(self.network, nn.Module):
+            return self.network
+        if self.trained is None:
+            raise ConfigError(f"{self.source}: an exported file has no gradients: name a checkpoint or a run's folder")
+        return self.trained()
 
 
 def open_entrants(models: Sequence[str], *, tlc: int | None = None, compute: str = "cpu") -> dict[str, Entrant]:
@@ -44,30 +63,35 @@ def open_entrants(models: Sequence[str], *, tlc: int | None = None, compute: str
         CheckpointError: one cannot be read.
     """
     found: dict[str, Entrant] = {}
-    for name, path in _named(models):
-        if name in found:
-            raise ConfigError(f"two networks are called {name}: rename one, or give NAME=FILE")
-        found[name] = _opened(path, tlc, compute)
+    for model in models:
+        name, _, file = model.rpartition("=")
+        path = None if file == EMBEDDED else Path(file)
+        if path is not None and path.is_dir():
+            entries = {f"{name} {kind}".strip(): one for kind, one in _of_run(path, tlc).items()}
+        elif path is None:
+            entries = {name or EMBEDDED: _opened(None, tlc, compute)}
+        else:
+            entries = {name or ("restored" if len(models) == 1 else path.stem): _opened(path, tlc, compute)}
+        twice = [entry for entry in entries if entry in found]
+        if twice:
+            raise ConfigError(f"two networks are called {twice[0]}: rename one, or give NAME=FILE")
+        found |= entries
     return found
 
 
-def _named(models: Sequence[str]) -> list[tuple[str, Path | None]]:
-    """Name and file of every network; None is the embedded one."""
-    named: list[tuple[str, Path | None]] = []
-    for model in models:
-        name, equals, file = model.rpartition("=")
-        path = Path(file)
-        if file == "embedded":
-            named.append((name or file, None))
-        elif path.is_dir():
-            files = [(kind, path / "export" / f"{kind}_dynamic.onnx") for kind in EXPORTED]
-            missing = [str(exported) for _, exported in files if not exported.is_file()]
-            if missing:
-                raise ConfigError(f"{path}: holds no finished run, {missing[0]} is missing: netgraft run --out {path}")
-            named += [(f"{name} {kind}" if equals else kind, exported) for kind, exported in files]
-        else:
-            named.append((name or ("restored" if len(models) == 1 else path.stem), path))
-    return named
+def _of_run(folder: Path, tlc: int | None) -> dict[str, Entrant]:
+    """Teacher and student of a run, as exported."""
+    config = stored_config(folder)
+    files = {kind: folder / "export" / f"{kind}_dynamic.onnx" for kind in EXPORTED}
+    missing = [str(path) for path in files.values() if not path.is_file()]
+    if config is None or missing:
+        lacks = missing[0] if missing else folder / "config.json"
+        raise ConfigError(f"{folder}: holds no finished run, {lacks} is missing: netgraft run --out {folder}")
+    trained = {
+        "teacher": lambda: load_teacher(config.teacher.path, tlc=config.teacher.tlc).module,
+        "student": lambda: load_student(folder / "export" / "student.safetensors").module,
+    }
+    return {kind: replace(_opened(path, tlc, "cpu"), trained=trained[kind]) for kind, path in files.items()}
 
 
 def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
@@ -81,6 +105,8 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
             statistics="as exported",
             network=path,
         )
+    if path is not None and path.suffix == ".safetensors" and HEADER in read_metadata(path):
+        return _student(path, tlc, compute)
     try:
         teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
@@ -91,6 +117,20 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
         architecture=f"NAFNet, width {teacher.shape.width}",
         statistics="global" if tlc is None else f"local (TLC {tlc}x{tlc})",
         network=teacher.module,
+    )
+
+
+def _student(path: Path, tlc: int | None, compute: str) -> Entrant:
+    """A refitted network in one file."""
+    student = load_student(path)
+    if tlc is not None:
+        raise ConfigError(f"{path}: --tlc is for teachers, a student keeps the statistics that it was refitted with")
+    return Entrant(
+        restorer=open_restorer(student.module, compute=compute),
+        source=str(path),
+        architecture=f"student of a NAFNet, width {student.shape.width}",
+        statistics="global" if student.tlc is None else f"local (TLC {student.tlc[0]}x{student.tlc[1]})",
+        network=student.module,
     )
 
 

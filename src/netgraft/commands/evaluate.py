@@ -58,6 +58,9 @@ def evaluate(
     earlier: Annotated[
         Path | None, typer.Option("--against", help="Compare with what --out wrote earlier; the same protocol alone.")
     ] = None,
+    attacked: Annotated[
+        bool, typer.Option("--robustness", help="Also attack each network's input (PGD, 1/255 to 4/255).")
+    ] = False,
     compute: Annotated[str, typer.Option(help="Where checkpoints compute: cpu, or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -66,12 +69,15 @@ def evaluate(
     from netgraft.entrants import open_entrants
     from netgraft.files import write_atomically
     from netgraft.judgement import against, as_csv, document, judge, rows
+    from netgraft.robustness import robustness
 
     given = {"source": dataset, "root": root, "degradation": degradation}
     data = parse_config(
         {"data": given | ({} if strength is None else {"strength_px": list(strength)})}, "netgraft evaluate"
     ).data
     entrants = open_entrants(models, tlc=tlc, compute=compute)
+    # Before anything takes its time: an exported file has no gradients to attack by.
+    modules = {name: entrant.module for name, entrant in entrants.items()} if attacked else {}
     distance = _lpips(lpips)
     with progress_bars() as progress:
         tests = open_test_set(
@@ -93,7 +99,10 @@ def evaluate(
             lpips=distance,
             progress=lambda done, total: progress("evaluate", done, total),
         )
+        attacks = robustness(modules, tests.images, progress=lambda d, n: progress("attack", d, n)) if modules else None
     told = {"models": models} | document(judgement, bins)
+    if attacks is not None:
+        told["robustness"] = attacks.as_dict()
     if earlier is not None:
         told["against"] = against(judgement, earlier)
     if table is not None:
@@ -151,6 +160,8 @@ def show(judgement: Judgement, told: dict[str, Any]) -> None:
     if told["bins"]:
         labels = ["{:.1f} to {:.1f} dB".format(*row["degraded_psnr_db"]) for row in told["bins"]]
         out_console.print(_psnr_table("by PSNR of the degraded image", labels, told["bins"]))
+    if "robustness" in told:
+        out_console.print(_attack_table(told["robustness"]["rows"]))
     of = "" if protocol.published is None else f" of {protocol.published} as published"
     out_console.print(
         f"Protocol: {protocol.images} images{of}, {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit "
@@ -171,6 +182,24 @@ def _psnr_table(title: str, labels: list[str], parts: list[dict[str, Any]]) -> T
     for label, part in zip(labels, parts, strict=True):
         view.add_row(
             label, str(part["images"]), *(_number(part["means"][name]["psnr_db"], sign=False) for name in names)
+        )
+    return view
+
+
+def _attack_table(attacks: list[dict[str, Any]]) -> Table:
+    """What attacks within each bound leave of every network's quality."""
+    view = Table(title="PSNR, dB, under attack (PGD on central crops of 128)")
+    for column in ("", "bound", "as it is", "attacked", "loses", "less than the first"):
+        view.add_column(column, justify="right" if column else "left")
+    for row in attacks:
+        less = row["first_drop_less_this_db"]
+        view.add_row(
+            row["network"],
+            f"{row['bound_of_255']:g}/255",
+            f"{row['unattacked_db']['mean']:.2f}",
+            f"{row['attacked_db']['mean']:.2f}",
+            f"{row['drop_db']['mean']:.2f}",
+            "" if less is None else f"{less['mean']:+.2f} [{less['low']:+.2f}, {less['high']:+.2f}]",
         )
     return view
 
