@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from netgraft.compute import CPU
 from netgraft.data.images import DataConfig
 from netgraft.errors import ConfigError
 from netgraft.evaluate import batch_psnr_db
@@ -52,11 +53,13 @@ class AdaptConfig(BaseModel):
     precision: Precision = "auto"
     samples: int = Field(24, ge=1)
     """Timing samples of each network."""
+    compute: str = "cpu"
+    """Where PyTorch trains: ``cpu``, or ``cuda``."""
     seed: int = Field(0, ge=0)
 
     def training(self) -> dict[str, Any]:
         """What the trained weights depend on beside the network and the images."""
-        return self.model_dump(mode="json", exclude={"data", "samples"})
+        return self.model_dump(mode="json", exclude={"data", "samples", "compute"})
 
 
 def parse_adapt_config(values: Mapping[str, Any]) -> AdaptConfig:
@@ -91,7 +94,7 @@ class Adaptation:
 
     def __init__(self, network: nn.Module, config: AdaptConfig, validation: tuple[Tensor, Tensor]) -> None:
         self.config = config
-        self.validation = validation
+        self.validation = validation[0].to(config.compute), validation[1].to(config.compute)
         recipe = FinetuneConfig(
             steps=config.steps,
             batch=config.batch,
@@ -102,7 +105,7 @@ class Adaptation:
             average=config.average,
             precision=config.precision,
         )
-        self.tuning = Finetuning(network, network, recipe)
+        self.tuning = Finetuning(network, network, recipe, config.compute)
         self.looks: list[Look] = []
         """In the order of their steps."""
         self.weights = _copied(self.tuning.average)
@@ -129,7 +132,7 @@ class Adaptation:
         """A new network, in eval mode, with the best weights."""
         network: nn.Module = copy.deepcopy(self.tuning.average)
         network.load_state_dict(self.weights)
-        return network.requires_grad_(True).eval()
+        return network.requires_grad_(True).eval().to(CPU)
 
     def run(
         self, batches: Iterable[tuple[Tensor, Tensor]], on_step: Callable[[Adaptation], None] = lambda _: None

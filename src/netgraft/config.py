@@ -214,6 +214,8 @@ class RunConfig(_Strict):
     """Everything that a run depends on."""
 
     seed: int = Field(0, ge=0)
+    compute: str = "cpu"
+    """Where PyTorch trains and judges: ``cpu``, or ``cuda``; latencies are the devices' own."""
     size: tuple[int, int] = (256, 256)
     """Height and width that the network is profiled and exported at, in pixels."""
     teacher: TeacherConfig = TeacherConfig()

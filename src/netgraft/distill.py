@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from netgraft.compute import CPU, moved
 from netgraft.features import SiteFeatures, site_features
 from netgraft.joint import draw_path, learn_along
 from netgraft.nets.blocks import Calibrated, FittedAffine, calibrating
@@ -101,6 +102,7 @@ class Distillation:
         surrogates: modules that learn, trained in place; the others stand on the joint phase's paths.
         pool: the operators that they come from.
         seed: of the joint phase's assignments.
+        compute: where PyTorch computes; the surrogates stay there until :meth:`run` is over.
     """
 
     def __init__(
@@ -112,12 +114,16 @@ class Distillation:
         config: DistillConfig,
         *,
         seed: int = 0,
+        compute: str = CPU,
     ) -> None:
-        self.module = module
+        self.compute = compute
+        self.module = moved(module, compute)
         self.sites = sites
         self.config = config
         self.seed = seed
         self.surrogates = surrogates
+        for surrogate in surrogates.values():
+            surrogate.to(compute)
         self.learning = {
             key: surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for key, surrogate in surrogates.items()
@@ -146,8 +152,10 @@ class Distillation:
         for images in batches:
             if self.step >= self.config.all_steps or not self.learning:
                 break
-            self._learn(images.to(memory_format=torch.channels_last))
+            self._learn(images.to(self.compute, memory_format=torch.channels_last))
             on_step(self)
+        for surrogate in self.surrogates.values():
+            surrogate.to(CPU)
 
     def _learn(self, images: Tensor) -> None:
         features = site_features(self.module, images, self.sites)

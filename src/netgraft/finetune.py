@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from netgraft.compute import CPU, moved
 from netgraft.nets.losses import fourier_loss, psnr_loss
 from netgraft.train import Precision, autocast, learning_rate, update_average
 
@@ -41,12 +42,16 @@ class FinetuneConfig(BaseModel):
 
 
 class Finetuning:
-    """A fine-tuning in progress; the result is :attr:`average`. Neither network that is handed in changes."""
+    """A fine-tuning in progress; the result is :attr:`average`. Neither network that is handed in changes.
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, config: FinetuneConfig) -> None:
+    compute: where PyTorch computes; what it makes stays there.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: FinetuneConfig, compute: str = CPU) -> None:
         self.config = config
-        self.teacher = teacher
-        self.student = copy.deepcopy(student).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.compute = compute
+        self.teacher = moved(teacher, compute)
+        self.student = copy.deepcopy(student).train().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.requires_grad_(True)
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -63,7 +68,7 @@ class Finetuning:
         for degraded, clean in batches:
             if self.step >= self.config.steps:
                 break
-            self._learn(degraded.to(memory_format=torch.channels_last), clean)
+            self._learn(degraded.to(self.compute, memory_format=torch.channels_last), clean.to(self.compute))
             on_step(self)
 
     def _learn(self, degraded: Tensor, clean: Tensor) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from netgraft.adapt import AdaptConfig
 from netgraft.adapted import adapted
+from netgraft.compute import check_compute
 from netgraft.config import RunConfig
 from netgraft.report import render, render_adaptation
 from netgraft.stages import AdaptStages, Progress, Run, Start, silent
@@ -32,6 +33,7 @@ def refit(config: RunConfig, out: Path, progress: Progress = silent) -> dict[str
     Raises:
         NetgraftError: the config, the images, the device or the folder cannot serve; what was done is kept.
     """
+    check_compute(config.compute)
     store = RunStore(out)
     with store.lock():
         run = Run(config, store, progress)
@@ -63,6 +65,7 @@ def adapt(start: Start, config: AdaptConfig, out: Path, progress: Progress = sil
     Raises:
         NetgraftError: the images, the device or the folder cannot serve; what was done is kept.
     """
+    check_compute(config.compute)
     store = RunStore(out)
     with store.lock():
         work = AdaptStages(start, config, store, progress)

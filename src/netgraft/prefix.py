@@ -174,7 +174,9 @@ class PrefixScores:
     def _recall(self, student: _Student, number: int, site: int, _: Tensor) -> Tensor:
         known: Tensor | None = self.cache.get((number, student.prefixes[site]))
         # Where nobody reads what a site gave, its shape is enough.
-        return torch.zeros(()).expand(self._shapes[number, student.prefixes[site][0], site]) if known is None else known
+        if known is not None:
+            return known
+        return self._passes[number].new_zeros(()).expand(self._shapes[number, student.prefixes[site][0], site])
 
     def _compute(self, student: _Student, number: int, site: int, keep: bool, x: Tensor) -> Tensor:
         began = time.thread_time()

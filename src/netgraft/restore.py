@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraft.compute import check_compute
 from netgraft.errors import CheckpointError, ConfigError, ImageError
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.load import Teacher, load_teacher
@@ -119,9 +120,11 @@ def open_restorer(model: Model = None, *, threads: int = 0, compute: str = "cpu"
 
     Raises:
         CheckpointError: the model cannot be read.
+        ConfigError: PyTorch cannot compute there.
     """
     if isinstance(model, Restorer):
         return model
+    check_compute(compute)
     if model is None:
         return _embedded(compute)
     if isinstance(model, Teacher):

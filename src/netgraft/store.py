@@ -83,7 +83,7 @@ class RunStore:
     def load_tensors(self, path: Path) -> Any:
         """Read what :meth:`save_tensors` wrote."""
         try:
-            return torch.load(path, weights_only=True)
+            return torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:
             # A damaged archive makes the reader raise nearly anything; the answer is the same.
             raise StoreError(f"{path}: damaged; delete it and run the same command again") from error

@@ -41,6 +41,7 @@ def adapt(
         str | None,
         typer.Option(help="What latency is measured on; by default the student's own device.", show_default=False),
     ] = None,
+    compute: Annotated[str, typer.Option(help="Where PyTorch trains: cpu, or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
@@ -73,6 +74,7 @@ def adapt(
             "check_every": check_every,
             "patience": patience,
             "samples": samples,
+            "compute": compute,
             "seed": seed,
         }
     )

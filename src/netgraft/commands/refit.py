@@ -55,6 +55,7 @@ Base = Annotated[
         help="Another device's latency_table.json, again for each: few blocks are measured, the rest predicted.",
     ),
 ]
+Compute = Annotated[str | None, typer.Option(help="Where PyTorch trains and judges: cpu, or cuda.")]
 
 Work = Callable[[RunConfig, Path], dict[str, Any]]
 """Does what a command is for in a run folder, shows it, and returns its document."""
@@ -77,6 +78,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
         min_psnr_db: MinPsnr = None,
         base: Base = None,
         joint: Joint = None,
+        compute: Compute = None,
         as_json: Json = False,
     ) -> None:
         chosen = _config(
@@ -86,6 +88,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
             teacher,
             device,
             base,
+            compute,
             max_loss_db=max_loss_db,
             max_latency_ms=max_latency_ms,
             max_macs=max_macs,
@@ -142,6 +145,7 @@ def _config(
     teacher: Path | None,
     devices: list[str] | None,
     base: list[Path] | None,
+    compute: str | None,
     **search: float | str | None,
 ) -> RunConfig:
     """The config of a run folder: from the arguments, or the one that the folder was begun with.
@@ -167,6 +171,8 @@ def _config(
         values["device"] |= {"name": devices[0], "also": devices[1:]}
     if base:
         values["device"]["base_tables"] = [str(table) for table in base]
+    if compute is not None:
+        values["compute"] = compute
     values["search"] |= {name: value for name, value in search.items() if value is not None}
     config = parse_config(values, "netgraft")
     RunStore(out)

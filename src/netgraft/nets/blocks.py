@@ -217,14 +217,14 @@ class DeployedNafBlock(nn.Module):
         self.norm2, self.conv4 = _fold_norm(block.norm2, block.conv4)
         self.conv2 = copy.deepcopy(block.conv2)
         self.sg = block.sg
-        scale = torch.ones(block.conv3.in_channels)
+        scale = block.conv3.weight.new_ones(block.conv3.in_channels)
         self.sca: nn.Module | None = None
         if isinstance(block.sca, StaticAttention):
             scale = block.sca.scale.flatten()
         elif not isinstance(block.sca, nn.Identity):
             self.sca = copy.deepcopy(block.sca)
         self.conv3 = _scaled(block.conv3, scale, block.beta.flatten())
-        self.conv5 = _scaled(block.conv5, torch.ones(block.conv5.in_channels), block.gamma.flatten())
+        self.conv5 = _scaled(block.conv5, block.conv5.weight.new_ones(block.conv5.in_channels), block.gamma.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         gated = self.sg(self.conv2(self.conv1(self.norm1(x))))

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from netgraft.compute import moved
 from netgraft.data.images import crops_of
 from netgraft.distill import SurrogateKey
 from netgraft.foresight import foreseen_losses_db
@@ -37,14 +38,15 @@ class JudgeStages(JointStages):
     @cached_property
     def scores(self) -> PrefixScores:
         """What judges assignments; it remembers features over all searches."""
-        degraded, clean = self.validation
+        compute = self.config.compute
+        degraded, clean = (crops.to(compute) for crops in self.validation)
         return PrefixScores(
-            self.teacher.module,
+            moved(self.teacher.module, compute),
             [site.path for site in self.sites],
-            self.surrogates.modules,
+            {key: moved(module, compute) for key, module in self.surrogates.modules.items()},
             degraded=degraded,
             clean=clean,
-            calibration=self.calibration,
+            calibration=self.calibration.to(compute),
             max_bytes=self.config.search.cache_mib << 20,
         )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import netgraft.export
 from netgraft.assemble import Assignment
+from netgraft.compute import CPU
 from netgraft.data.crops import CropStage, crop_batches
 from netgraft.data.images import train_source
 from netgraft.devices import OnnxParts, onnx_bytes
@@ -42,7 +43,7 @@ class StudentStages(SearchStages):
             start = self.student_of(self.assignment)
             if config.quantized:
                 start = quantized_network(start, self.quantization_crops)
-            work = Finetuning(start, self.teacher.module, config)
+            work = Finetuning(start, self.teacher.module, config, self.config.compute)
             key = self.search_key() | {"assignment": self.assignment, "finetune": config.model_dump()}
             path = self.store.path("finetune/student", key, ".pt")
             if path.exists():
@@ -61,7 +62,7 @@ class StudentStages(SearchStages):
             work.run(crop_batches(source, [stage], seed=self.config.seed + 1, first_step=before), on_step)
             if work.step != before:
                 self.store.save_tensors(path, work.state())
-        student = work.average if config.steps else start
+        student = work.average.to(CPU) if config.steps else start
         # What rounded meanwhile has done its part: from here on devices do so themselves.
         return (shipped(student) if has_rounding(student) else student), work.losses
 

@@ -118,7 +118,10 @@ class SurrogateStages(TeacherStages):
     def _distill(self, modules: dict[SurrogateKey, nn.Module], paths: Mapping[SurrogateKey, Path]) -> None:
         config, features = self.config.distill, self._features()
         fit_surrogates(modules, features)
-        work = Distillation(self.teacher.module, self.open_sites, modules, self.learned, config, seed=self.config.seed)
+        seed, compute = self.config.seed, self.config.compute
+        work = Distillation(
+            self.teacher.module, self.open_sites, modules, self.learned, config, seed=seed, compute=compute
+        )
         progress_path = self.store.path("surrogates/progress", sorted(str(paths[key]) for key in modules), ".pt")
         if progress_path.exists():
             work.load_state(self.store.load_tensors(progress_path))
