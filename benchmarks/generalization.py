@@ -57,7 +57,7 @@ def photographs(run: Run, root: Path | None) -> tuple[list[ImagePair], list[Any]
 
 
 def generalized(run: Run, images: Sequence[ImagePair], key: Mapping[str, Any]) -> Generalization:
-    conditions, delivery = conditions_of(run.config.data), run.measured[0]
+    conditions, delivery = conditions_of(run.config.data), run.deliveries[0]
 
     def score(name: str) -> list[list[float]]:
         def told(done: int) -> None:
