@@ -18,6 +18,7 @@ from netgraft.commands.compile import compile_model
 from netgraft.commands.devices import devices
 from netgraft.commands.evaluate import evaluate
 from netgraft.commands.refit import run, stage_command
+from netgraft.commands.reproduce import reproduce
 from netgraft.commands.restore import restore
 from netgraft.commands.train import train
 from netgraft.errors import NetgraftError
@@ -43,7 +44,7 @@ STAGE_HELP = {
 app.command("run")(run)
 for name, help_text in STAGE_HELP.items():
     app.command(name, help=help_text)(stage_command(name))
-for command in (restore, evaluate, compare, train, adapt, devices):
+for command in (restore, evaluate, compare, train, adapt, reproduce, devices):
     app.command()(command)
 app.command("compile")(compile_model)
 INTERRUPTED = 130

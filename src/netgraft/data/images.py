@@ -52,6 +52,8 @@ class DataConfig(BaseModel):
     strength_px: tuple[float, float] = (2.0, 20.0)
     """Shortest and longest shake, or smallest and largest radius of the defocus, in pixels; of noise, the smallest and
     largest standard deviation, in steps of 8 bits."""
+    test_images: int | None = Field(None, ge=1)
+    """Only so many of the test images, spread evenly over them; None for all."""
     seed: int = Field(7, ge=0)
     """Seed of the degradation of validation and test images; the training's follows the run's seed."""
 
@@ -153,7 +155,8 @@ def open_images(config: DataConfig, split: Split) -> LazyImages:
         DatasetError: the split is missing or incomplete.
     """
     if config.source not in SHARP_SOURCES:
-        return images_of(_pairs(config, split))
+        pairs = _pairs(config, split)
+        return images_of([pairs[i] for i in _chosen(config, split, len(pairs))])
     names, frames = _sharp(config, split)
 
     def degrade(index: int) -> ImagePair:
@@ -162,7 +165,16 @@ def open_images(config: DataConfig, split: Split) -> LazyImages:
         degraded, clean = synthetic_pair(frames[index], degradation_of(config), seed)
         return ImagePair(name=names[index], degraded=degraded, clean=clean)
 
-    return LazyImages(names, degrade)
+    chosen = _chosen(config, split, len(names))
+    return LazyImages([names[i] for i in chosen], lambda number: degrade(chosen[number]))
+
+
+def _chosen(config: DataConfig, split: Split, total: int) -> list[int]:
+    """Positions of the images of a split that are used."""
+    most = config.test_images
+    if split != "test" or most is None or most >= total:
+        return list(range(total))
+    return [number * total // most for number in range(most)]
 
 
 def images_of(pairs: Sequence[Pair]) -> LazyImages:
@@ -175,9 +187,10 @@ def images_of(pairs: Sequence[Pair]) -> LazyImages:
     return LazyImages([pair.name for pair in pairs], load)
 
 
-def whole_images(config: DataConfig, split: Split) -> list[ImagePair]:
-    """The same, all in memory."""
-    return list(open_images(config, split))
+def whole_images(config: DataConfig, split: Split) -> Sequence[ImagePair]:
+    """The same, to be gone through several times: what is degraded here is kept, what is on disk is read each time."""
+    images = open_images(config, split)
+    return list(images) if config.source in SHARP_SOURCES else images
 
 
 def crops_of(
@@ -269,6 +282,9 @@ def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
 def fingerprint(config: DataConfig) -> dict[str, Any]:
     """What identifies the images of a run: its config, and name, size and time of every file."""
     described: dict[str, Any] = config.model_dump(mode="json")
+    if config.test_images is None:
+        # As before there was a choice.
+        del described["test_images"]
     if config.root is not None:
         if not config.root.is_dir():
             raise DatasetError(f"{config.root}: no such folder; name the root of the data set")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -164,7 +164,7 @@ class AdaptStages(Folder):
         return fingerprint(self.config.data)
 
     @cached_property
-    def test_images(self) -> list[ImagePair]:
+    def test_images(self) -> Sequence[ImagePair]:
         """The images that are reported on, degraded and clean."""
         return whole_images(self.config.data, "test")
 

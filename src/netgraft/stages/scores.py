@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,7 +18,7 @@ class ScoreStages(StudentStages):
     """From the exported files to their scores, which no device has a part in."""
 
     @cached_property
-    def test_images(self) -> list[ImagePair]:
+    def test_images(self) -> Sequence[ImagePair]:
         """The images that are reported on, degraded and clean."""
         return whole_images(self.config.data, "test")
 

@@ -1,0 +1,73 @@
+"""The paper's experiment, as one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from netgraft.commands.console import Json, Out, finish, out_console, progress_bars
+from netgraft.errors import ConfigError
+
+PAPERS = ("paper",)
+
+
+def reproduce(
+    what: Annotated[str, typer.Argument(help="paper: arXiv 2601.11685.")],
+    root: Annotated[Path, typer.Option(help="Folder of GOPRO_Large, HIDE_dataset, RealBlur and dd_dp_dataset_canon.")],
+    teacher: Annotated[Path, typer.Option(help="The official NAFNet-GoPro-width32.pth.")],
+    out: Out,
+    compute: Annotated[str, typer.Option(help="Where PyTorch trains and judges: cpu, or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where latencies are measured; see netgraft devices.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the device.")] = 1,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will cost, and stop.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="In miniature, on any images in the data sets' layouts.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Repeat the experiment of arXiv 2601.11685: refit on GoPro, judge on GoPro, HIDE and RealBlur, adapt to DPDD."""
+    from netgraft.compute import check_compute
+    from netgraft.cost import estimate_seconds, measure_speed
+    from netgraft.files import write_atomically
+    from netgraft.published import paper_tables
+    from netgraft.reproduction import Experiment, official, require_data
+    from netgraft.reproduction import reproduce as repeat
+
+    if what not in PAPERS:
+        raise ConfigError(f"cannot reproduce {what!r}: the choices are {', '.join(PAPERS)}")
+    experiment = Experiment(
+        teacher=teacher, root=root, compute=check_compute(compute), device=device, threads=threads, tiny=tiny
+    )
+    counts, network = require_data(experiment), official(experiment)
+    seconds = estimate_seconds(experiment, network, counts, measure_speed(experiment, network))
+    out_console.print(_estimate_table(seconds, compute))
+    if estimate:
+        finish({"estimated_seconds": seconds}, as_json)
+        return
+    with progress_bars() as progress:
+        figures = repeat(experiment, out, progress)
+    tables = paper_tables(figures)
+    write_atomically(out / "tables.md", tables.encode())
+    out_console.print(tables, markup=False, soft_wrap=True)
+    out_console.print(f"tables: {out / 'tables.md'}", soft_wrap=True)
+    finish({"estimated_seconds": seconds} | figures, as_json)
+
+
+def _estimate_table(seconds: dict[str, float], compute: str) -> Table:
+    table = Table(title=f"estimated, with PyTorch on {compute}; what is already done is not done again")
+    table.add_column("")
+    table.add_column("time", justify="right")
+    for name, value in seconds.items():
+        table.add_row(name, _duration(value))
+    table.add_section()
+    table.add_row("in all", _duration(sum(seconds.values())))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
