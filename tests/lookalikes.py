@@ -127,6 +127,41 @@ def reds(root: Path) -> None:
         Image.fromarray(degraded(50 + number)).save(jpeg / "00000003.jpg", quality=90)
 
 
+def paper_root(root: Path, size: tuple[int, int] = (96, 128)) -> None:
+    """What the paper's experiment needs: GoPro, HIDE, RealBlur and DPDD side by side, a few pairs a split."""
+
+    def pair(degraded_path: Path, clean_path: Path, number: int, dtype: type = np.uint8) -> None:
+        put(degraded_path, degraded(number, size, dtype))
+        put(clean_path, clean(number, size, dtype))
+
+    for split, numbers in (("train", range(4)), ("test", range(4, 6))):
+        for number in numbers:
+            sequence = root / "GOPRO_Large" / split / f"GOPR00{number}"
+            pair(sequence / "blur/000001.png", sequence / "sharp/000001.png", number)
+    for number in (6, 7):
+        hide = root / "HIDE_dataset"
+        pair(
+            hide / f"test/{'test-close-ups' if number == 6 else 'test-long-shot'}/{number}.png",
+            hide / f"GT/{number}.png",
+            number,
+        )
+    for kind in "JR":
+        lines = []
+        for number in (8, 9):
+            scene = f"RealBlur-{kind}/scene{number:03}"
+            paths = f"{scene}/gt/gt_{number}.png", f"{scene}/blur/blur_{number}.png"
+            pair(root / "RealBlur" / paths[1], root / "RealBlur" / paths[0], number)
+            lines.append(" ".join(paths))
+        (root / f"RealBlur/RealBlur_{kind}_test_list.txt").write_text("\n".join(lines))
+    dpdd = root / "dd_dp_dataset_canon"
+    for split, numbers in (("train", range(10, 12)), ("val", range(12, 13)), ("test", range(13, 15))):
+        for number in numbers:
+            names = f"1P0A{2 * number:04}.png", f"1P0A{2 * number + 1:04}.png"
+            pair(dpdd / f"{split}_c/source" / names[0], dpdd / f"{split}_c/target" / names[1], number, np.uint16)
+    np.save(dpdd / "indoor_labels.npy", np.array([1]))
+    np.save(dpdd / "outdoor_labels.npy", np.array([2]))
+
+
 LOOKALIKES: dict[str, Callable[[Path], None]] = {
     "folder": folder,
     "gopro": gopro,

@@ -1,11 +1,11 @@
 """What arXiv 2601.11685 states, beside what was measured here: tables in Markdown.
 
-Stated figures are those that its abstract and a summary of it repeat; docs/published.md says what does not fit among them.
+Stated figures are those that its abstract and a summary of it repeat; docs/published.md says what does not fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 STATED: Mapping[str, Mapping[str, str]] = {
@@ -63,7 +63,7 @@ def _score(told: Mapping[str, Any], network: str) -> str:
 def _cost(refits: Mapping[str, Any]) -> str:
     device = next(iter(refits.values()))["device"]
     measured = {"teacher": refits["fastest"]["teacher"]} | {point: run["student"] for point, run in refits.items()}
-    show = {
+    show: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         "latency, ms": lambda row: f"{row['latency_ms']['median']:.1f}",
         "GMACs": lambda row: f"{row['macs'] / 1e9:.2f}",
         "parameters, M": lambda row: f"{row['params'] / 1e6:.3f}",

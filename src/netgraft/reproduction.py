@@ -29,6 +29,7 @@ from netgraft.pipeline import adapt, refit
 from netgraft.portable import load_student
 from netgraft.restore import open_restorer
 from netgraft.stages import Progress, silent, start_from
+from netgraft.stages.folder import digest_of_files
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "gopro": ("GOPRO_Large", "GoPro", "gopro"),
@@ -309,8 +310,7 @@ def _named(progress: Progress, stage: str) -> Callable[[int, int], None]:
 
 def _stamp(entrant: Entrant) -> list[Any]:
     """What tells one version of a network's file from another."""
-    file = Path(entrant.source).stat()
-    return [entrant.source, file.st_size, file.st_mtime_ns]
+    return [entrant.source, digest_of_files(Path(entrant.source))]
 
 
 def _stored(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
