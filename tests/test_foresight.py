@@ -69,3 +69,8 @@ def test_a_frozen_teacher_and_the_same_seed_give_the_same() -> None:
     first, again, other = (foreseen_losses_db(net, surrogates, x, clean, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_nothing_to_replace_costs_nothing() -> None:
+    """In a space where the teacher's own blocks beat all that is on offer."""
+    assert foreseen_losses_db(linear_net(), {}, torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)) == {}

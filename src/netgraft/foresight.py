@@ -42,6 +42,9 @@ def foreseen_losses_db(
     module: the teacher, in eval mode; untouched. degraded, clean: (n, 3, h, w) images in [0, 1]. One image is worked
     on at a time, which bounds the memory: its features at all sites, and the surrogates' differences there.
     """
+    if not surrogates:
+        # Where nothing is worth a replacement, nothing is at stake.
+        return {}
     generator = torch.Generator().manual_seed(seed)
     images = zip(torch.split(degraded, 1), torch.split(clean, 1), strict=True)
     losses = [_image_losses_db(module, surrogates, x, y, probes, generator) for x, y in images]
