@@ -41,7 +41,7 @@ from netgraft.restore import open_restorer
 from netgraft.search import SearchResult, minimize
 from netgraft.stages import Run, start_from
 from netgraft.store import RunStore
-from netgraft.summary import drift_warning, limit_warnings, warnings_of
+from netgraft.summary import drift_warning, limit_warnings, space_warning, warnings_of
 from netgraft.tables import stage_table
 
 torch.set_num_threads(1)
@@ -278,6 +278,11 @@ def test_latencies_are_what_the_device_makes_of_the_macs(whole: Whole) -> None:
     student = whole.figures["student"]["assignment"]
     point = next(p for p in whole.figures["front"] if p["assignment"] == student)
     assert point["latency_ms"] == pytest.approx(whole.figures["student"]["latency_ms"]["median"])
+
+
+def test_a_space_without_replacements_is_told_of() -> None:
+    assert space_warning([("keep", "drop"), ("keep",)]) is None
+    assert "the student is the teacher" in str(space_warning([("keep",), ("keep",)]))
 
 
 def test_a_device_of_fewer_bits_that_cannot_be_judged_is_told_of_beside_its_figures() -> None:

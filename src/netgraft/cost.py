@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from netgraft.compute import moved
 from netgraft.nets.load import Teacher
 from netgraft.nets.losses import psnr_loss
 from netgraft.reproduction import POINTS, TRIALS, Experiment
@@ -46,8 +47,10 @@ class Speed:
 def measure_speed(experiment: Experiment, teacher: Teacher, seconds: float = 1.0) -> Speed:
     """Run the teacher for a moment, forwards and backwards, where the experiment computes."""
     side = 64 if experiment.tiny else 256
-    macs, module = teacher.macs(side, side), moved(teacher.module, experiment.compute)
-    x = torch.rand(1, 3, side, side).to(experiment.compute)
+    macs, layout = teacher.macs(side, side), torch.channels_last
+    # As it is trained and judged: a copy, in the layout that both use.
+    module = copy.deepcopy(teacher.module).to(experiment.compute, memory_format=layout)  # type: ignore[call-overload]
+    x = torch.rand(1, 3, side, side).to(experiment.compute, memory_format=layout)
 
     def forward() -> None:
         with torch.inference_mode():
@@ -61,23 +64,23 @@ def measure_speed(experiment: Experiment, teacher: Teacher, seconds: float = 1.0
     image = (torch.rand(side, side, 3) * 255).to(torch.uint8).numpy()
     scorer = Scorer()
     plain = _seconds_a_run(forward, seconds)
-    speed = Speed(
+    return Speed(
         forward=macs / plain,
         training=macs / _seconds_a_run(learn, seconds),
         scoring=side * side / _seconds_a_run(lambda: scorer("speed", image // 2, image), seconds / 4),
         latency_ms=1e3 * plain,
     )
-    module.zero_grad(set_to_none=True)
-    return speed
 
 
-def _seconds_a_run(work, seconds: float) -> float:  # type: ignore[no-untyped-def]
+def _seconds_a_run(work: Callable[[], object], seconds: float) -> float:
+    """The median of as many runs as fit; the first one warms up."""
     work()
-    runs, began = 0, time.perf_counter()
-    while runs == 0 or time.perf_counter() - began < seconds:
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        began = time.perf_counter()
         work()
-        runs += 1
-    return (time.perf_counter() - began) / runs
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
 
 
 def estimate_seconds(

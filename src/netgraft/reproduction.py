@@ -25,6 +25,7 @@ from netgraft.errors import ConfigError, DatasetError
 from netgraft.files import write_atomically
 from netgraft.judgement import document, judge, rows
 from netgraft.nets.load import Teacher, load_teacher
+from netgraft.nets.nafnet import NafNet, NafNetShape, localize
 from netgraft.pipeline import adapt, refit
 from netgraft.portable import load_student
 from netgraft.restore import open_restorer
@@ -40,6 +41,8 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
 """What the folder of each data set may be called, the name that it is shipped under first."""
 POINTS: tuple[Literal["fastest"], Literal["knee"]] = ("fastest", "knee")
 """Points of the front that are fine-tuned; the paper uses the first."""
+SHAPE = NafNetShape(width=32, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1))
+"""Of the paper's teacher."""
 TLC = (256, 256)
 """The crops that NAFNet was trained on: local statistics are computed over 1.5 times as much."""
 
@@ -74,10 +77,10 @@ TRIALS = (
 class Experiment:
     """What is repeated, with what."""
 
-    teacher: Path
-    """The official checkpoint NAFNet-GoPro-width32.pth."""
-    root: Path
-    """The folder that holds the data sets."""
+    teacher: Path | None = None
+    """The official checkpoint NAFNet-GoPro-width32.pth; None for an untrained network like it, to estimate by."""
+    root: Path | None = None
+    """The folder that holds the data sets; None for none, to estimate by what is published of them."""
     compute: str = "cpu"
     """Where PyTorch trains and judges."""
     device: str = "onnxruntime"
@@ -86,6 +89,19 @@ class Experiment:
     tiny: bool = False
     """Everything in miniature, on however few images: to see that all of it works."""
 
+    def data(self, data: str, layout: str, test_images: int | None = None) -> DataConfig:
+        """A data set in a layout; ``data`` is one of ``FOLDERS``.
+
+        Raises:
+            DatasetError: it is not there.
+        """
+        if self.root is None:
+            return DataConfig()
+        for name in FOLDERS[data]:
+            if (self.root / name).is_dir():
+                return DataConfig(source=layout, root=self.root / name, test_images=test_images)
+        raise DatasetError(f"{self.root}: lacks {data}: put it into a folder called {FOLDERS[data][0]}")
+
     def run_config(self, point: Literal["fastest", "knee"]) -> RunConfig:
         """The refit on GoPro, whose student is a point of the front."""
         paper = PRESETS["paper"]()
@@ -93,17 +109,17 @@ class Experiment:
             "compute": self.compute,
             "teacher": TeacherConfig(path=self.teacher, tlc=TLC),
             # A handful: all of them are judged afterwards, whole and in one pass.
-            "data": DataConfig(source="gopro", root=_folder(self.root, "gopro"), test_images=10),
+            "data": self.data("gopro", "gopro", test_images=10),
             "device": paper.device.model_copy(update={"name": self.device, "threads": self.threads}),
             "search": paper.search.model_copy(update={"choose": point, "crops": 16}),
             "distill": paper.distill.model_copy(update={"steps": 3000, "batch": 16, "crop": 128}),
-            "finetune": paper.finetune.model_copy(update={"steps": 20_000, "batch": 16, "crop": 192}),
+            "finetune": paper.finetune.model_copy(update={"steps": 5000, "batch": 8, "crop": 192}),
             "generalization": GeneralizationConfig(crops=0),
         }
         if self.tiny:
             values |= {
                 "size": (64, 64),
-                "data": DataConfig(source="gopro", root=_folder(self.root, "gopro"), test_images=1),
+                "data": self.data("gopro", "gopro", test_images=1),
                 "saliency": paper.saliency.model_copy(update={"metrics": ("fisher",), "crops": 1, "crop": 32}),
                 "space": paper.space.model_copy(update={"operators": ("drop", "conv3", "naf_no_attention")}),
                 "distill": paper.distill.model_copy(update={"steps": 2, "batch": 1, "crop": 32}),
@@ -125,7 +141,7 @@ class Experiment:
 
     def adapt_config(self) -> AdaptConfig:
         """The adaptation to DPDD."""
-        data = DataConfig(source="dpdd", root=_folder(self.root, "dpdd"), test_images=1 if self.tiny else 10)
+        data = self.data("dpdd", "dpdd", test_images=1 if self.tiny else 10)
         if self.tiny:
             return AdaptConfig(
                 data=data,
@@ -139,7 +155,7 @@ class Experiment:
                 compute=self.compute,
             )
         return AdaptConfig(
-            data=data, steps=20_000, batch=16, crop=192, check_every=500, patience=4000, compute=self.compute
+            data=data, steps=5000, batch=8, crop=192, check_every=250, patience=1500, compute=self.compute
         )
 
 
@@ -152,20 +168,13 @@ def require_data(experiment: Experiment) -> dict[str, int]:
     counts = {}
     needed = [("gopro", "gopro", "train"), ("dpdd", "dpdd", "train"), ("dpdd", "dpdd", "val"), ("dpdd", "dpdd", "test")]
     for data, layout, split in (*needed, *((trial.data, trial.layout, "test") for trial in TRIALS)):
-        root = _folder(experiment.root, data)
-        found, expected = len(list_pairs(layout, root, split)), LAYOUTS[layout].counts[split]
+        root, expected = experiment.data(data, layout).root, LAYOUTS[layout].counts[split]
+        found = expected if root is None else len(list_pairs(layout, root, split))
         if found != expected and not experiment.tiny:
             raise DatasetError(f"{root}: {layout} {split} has {expected} pairs as published, but here are {found}")
         if split == "test":
             counts[layout] = found
     return counts
-
-
-def _folder(root: Path, data: str) -> Path:
-    for name in FOLDERS[data]:
-        if (root / name).is_dir():
-            return root / name
-    raise DatasetError(f"{root}: lacks {data}: put it into a folder called {FOLDERS[data][0]}")
 
 
 def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -215,10 +224,14 @@ def official(experiment: Experiment) -> Teacher:
         ConfigError: it is not the network that the paper names.
         CheckpointError: it cannot be read.
     """
+    if experiment.teacher is None:
+        network = NafNet(SHAPE).eval()
+        localize(network, TLC)
+        return Teacher(module=network, tlc=TLC, source="untrained")
     teacher = load_teacher(experiment.teacher, tlc=TLC)
     shape = teacher.shape
     blocks = (*shape.encoder_blocks, shape.middle_blocks, *shape.decoder_blocks)
-    if not experiment.tiny and (shape.width, blocks) != (32, (1, 1, 1, 28, 1, 1, 1, 1, 1)):
+    if not experiment.tiny and shape != SHAPE:
         raise ConfigError(
             f"{experiment.teacher}: width {shape.width} and blocks {list(blocks)}; the paper's teacher is NAFNet of "
             "width 32, (1, 1, 1, 28), 1, (1, 1, 1, 1): NAFNet-GoPro-width32.pth"
@@ -290,7 +303,7 @@ def _judged(
     if stored is not None:
         return stored
     tests = open_test_set(
-        DataConfig(source=layout, root=_folder(experiment.root, data)),
+        experiment.data(data, layout),
         partial=experiment.tiny,
         threads=2,
         progress=_named(progress, f"check-{name}"),

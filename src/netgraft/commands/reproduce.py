@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from netgraft.commands.console import Json, Out, finish, out_console, progress_bars
+from netgraft.commands.console import Json, finish, out_console, progress_bars
 from netgraft.errors import ConfigError
 
 PAPERS = ("paper",)
@@ -16,13 +16,20 @@ PAPERS = ("paper",)
 
 def reproduce(
     what: Annotated[str, typer.Argument(help="paper: arXiv 2601.11685.")],
-    root: Annotated[Path, typer.Option(help="Folder of GOPRO_Large, HIDE_dataset, RealBlur and dd_dp_dataset_canon.")],
-    teacher: Annotated[Path, typer.Option(help="The official NAFNet-GoPro-width32.pth.")],
-    out: Out,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of GOPRO_Large, HIDE_dataset, RealBlur and dd_dp_dataset_canon.")
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(help="The official NAFNet-GoPro-width32.pth.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for everything; the same command continues what is in it."),
+    ] = None,
     compute: Annotated[str, typer.Option(help="Where PyTorch trains and judges: cpu, or cuda.")] = "cpu",
     device: Annotated[str, typer.Option(help="Where latencies are measured; see netgraft devices.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the device.")] = 1,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will cost, and stop.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would cost, and stop; needs no data.")
+    ] = False,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="In miniature, on any images in the data sets' layouts.")
     ] = False,
@@ -41,10 +48,14 @@ def reproduce(
     experiment = Experiment(
         teacher=teacher, root=root, compute=check_compute(compute), device=device, threads=threads, tiny=tiny
     )
+    given = {"--root": root, "--teacher": teacher, "--out": out}
+    missing = [option for option, value in given.items() if value is None]
+    if missing and not estimate:
+        raise ConfigError(f"to reproduce the paper, give {', '.join(missing)} as well; only --estimate needs nothing")
     counts, network = require_data(experiment), official(experiment)
     seconds = estimate_seconds(experiment, network, counts, measure_speed(experiment, network))
     out_console.print(_estimate_table(seconds, compute))
-    if estimate:
+    if estimate or out is None:
         finish({"estimated_seconds": seconds}, as_json)
         return
     with progress_bars() as progress:

@@ -2,7 +2,14 @@
 
 from netgraft.summary.figures import result
 from netgraft.summary.report import report_data
-from netgraft.summary.warnings import drift_warning, limit_warnings, lost_warnings, transfer_warning, warnings_of
+from netgraft.summary.warnings import (
+    drift_warning,
+    limit_warnings,
+    lost_warnings,
+    space_warning,
+    transfer_warning,
+    warnings_of,
+)
 
 __all__ = [
     "drift_warning",
@@ -10,6 +17,7 @@ __all__ = [
     "lost_warnings",
     "report_data",
     "result",
+    "space_warning",
     "transfer_warning",
     "warnings_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from netgraft.delivered import precision_warning
@@ -20,7 +20,18 @@ def all_warnings(run: Run, precisions: Mapping[str, Mapping[str, Any]], limits: 
         found += map(told, warnings_of(precisions[delivery.bench.name], delivery.drift_percent))
         more = (transfer_warning(delivery.bench.transfer), parity_warning(delivery) if run.several else None)
         found += [told(warning) for warning in more if warning]
-    return [*found, *lost_warnings(run.lost), *filter(None, [run.choice_warning]), *limit_warnings(limits)]
+    of_the_space = filter(None, [space_warning(run.space.options), run.choice_warning])
+    return [*found, *lost_warnings(run.lost), *of_the_space, *limit_warnings(limits)]
+
+
+def space_warning(options: Sequence[Sequence[str]]) -> str | None:
+    """That there was nothing to search; options: operators on offer by site, the teacher's own block first."""
+    if any(len(names) > 1 for names in options):
+        return None
+    return (
+        "No replacement is both faster and near enough to the teacher's own blocks here: the student is the teacher, "
+        "fine-tuned. Name other operators, protect fewer sites, or measure again on a quiet machine."
+    )
 
 
 def lost_warnings(lost: Mapping[str, Mapping[str, int]]) -> list[str]:
