@@ -19,7 +19,7 @@ from netgraft import cli
 from netgraft.adapt import Adaptation, AdaptConfig, parse_adapt_config
 from netgraft.data.photos import photos
 from netgraft.devices import OnnxRuntimeDevice
-from netgraft.errors import ConfigError, DatasetError
+from netgraft.errors import ConfigError, DatasetError, ImageError
 from netgraft.evaluate import batch_psnr_db
 from netgraft.finetune import Finetuning
 from netgraft.imaging import psnr_db, read_image, write_image
@@ -289,7 +289,7 @@ def test_images_that_are_not_there(inputs: Path, tmp_path: Path) -> None:
     shutil.copytree(inputs / "photos", tmp_path / "photos")
     shutil.rmtree(tmp_path / "photos" / "validation")
     data = {"source": "sharp", "root": tmp_path / "photos", "degradation": "noise"}
-    with pytest.raises(Exception, match="validation") as caught:
+    with pytest.raises(ImageError, match="validation") as caught:
         adapt(start(inputs), noise(inputs, data=data), tmp_path / "other")
     assert "\n" not in str(caught.value)
 

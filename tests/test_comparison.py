@@ -19,11 +19,12 @@ from netgraft.comparison import example_of, fixed_size, time_entrants
 from netgraft.config import RunConfig
 from netgraft.devices import Latency, MeasureProtocol, OnnxRuntimeDevice, Unsupported
 from netgraft.devices.fake import FakeDevice
-from netgraft.entrants import Entrant, open_entrants
+from netgraft.entrants import Entrant, open_entrants, teacher_entrant
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.export import export
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.foreign import open_foreign
+from netgraft.nets.load import Teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.restore import open_restorer
 from terminal import Netgraft
@@ -55,7 +56,7 @@ def test_all_against_the_first(netgraft: Netgraft, checkpoint: Path, exported: P
     assert list(told["networks"]) == ["tiny", "teacher", "student", "file"]
     assert told["protocol"]["inference"] == "tiles of 32x32 with an overlap of 8"
     assert all(cost["latency_ms"]["median"] > 0 for cost in told["costs"].values())
-    assert told["teacher"]["psnr_db"] == pytest.approx(told["file"]["psnr_db"], abs=1e-3)
+    assert told["means"]["teacher"]["psnr_db"] == pytest.approx(told["means"]["file"]["psnr_db"], abs=1e-3)
     stored = json.loads((tmp_path / "out.json").read_text())
     assert len(stored["scores"]["file"]) == 4
 
@@ -105,8 +106,10 @@ def test_an_example_is_the_middle_of_an_image() -> None:
 
 
 class Halved(nn.Module):
+    """Takes sides that are multiples of 8 alone, as networks with levels do."""
+
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [x / 2, x]
+        return [nn.functional.pixel_shuffle(nn.functional.pixel_unshuffle(x, 8), 8) / 2, x]
 
 
 @pytest.fixture
@@ -149,7 +152,8 @@ def test_other_architectures_come_through_spandrel(spandrel: SimpleNamespace, tm
     assert entrants["other"].architecture == "Halver"
     assert spandrel.extra is True
     image = np.full((20, 21, 3), 100, np.uint8)
-    assert (entrants["other"].restorer(image) == 50).all()
+    for restorer in (entrants["other"].restorer, entrants["other"].restorer.in_tiles(None)):
+        assert (restorer(image) == 50).all()
     timed = time_entrants(entrants, OnnxRuntimeDevice(), torch.rand(1, 3, 32, 32), QUICK)
     assert isinstance(timed["other"].latency, Latency)
     with pytest.raises(ConfigError, match="--tlc is for NAFNets, this is Halver"):
@@ -171,6 +175,16 @@ def test_without_spandrel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tm
         open_entrants([str(other_weights(tmp_path / "other.pth"))])
     with pytest.raises(CheckpointError, match=r"missing\.pth"):
         open_entrants([str(tmp_path / "missing.pth")])
+
+
+def test_a_student_counts_alike_in_every_form(exported: Path) -> None:
+    """What is timed is deployed, and so is what is counted."""
+    torch.manual_seed(0)
+    net = NafNet(NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
+    entrants = open_entrants([f"file={exported}/export/student.onnx"])
+    entrants["module"] = teacher_entrant(Teacher(module=net.eval(), source="here"))
+    timed = time_entrants(entrants, OnnxRuntimeDevice(), torch.rand(1, 3, 32, 32), QUICK)
+    assert timed["module"].params == pytest.approx(timed["file"].params)
 
 
 def test_names_are_unique_and_short(checkpoint: Path, tmp_path: Path, teacher: NafNet) -> None:

@@ -40,7 +40,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_there_is_not_is_refused() -> None:
     assert check_compute("cpu") == "cpu"
-    for name in ("cuda:7", "abacus"):
+    for name in ("cuda:7", "abacus", "meta"):
         with pytest.raises(ConfigError, match=f"compute '{name}': PyTorch cannot use it here .*; cpu always works"):
             check_compute(name)
     with pytest.raises(ConfigError, match="abacus"):

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from skimage.metrics import peak_signal_noise_ratio
 
-from lookalikes import LOOKALIKES, clean, degraded, dpdd, dpdd_dual, folder, gopro_lmdb, put, realblur
+from lookalikes import LOOKALIKES, clean, degraded, dpdd, dpdd_dual, folder, gopro, gopro_lmdb, put, realblur
 from netgraft.data.layouts import LAYOUTS
 from netgraft.imaging import read_image
 from terminal import Netgraft, Outcome
@@ -48,6 +48,19 @@ def network_of_two_views(path: Path) -> Path:
     entry = model.metadata_props.add()
     entry.key, entry.value = "size_multiple", "1"
     onnx.save(model, path)
+    return path
+
+
+def identity(path: Path, size: tuple[int | str, int | str] = ("h", "w")) -> Path:
+    """Gives its image back."""
+    shape = [1, 3, *size]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
 
@@ -87,8 +100,8 @@ def test_every_data_set(name: str, netgraft: Netgraft, checkpoint: Path, tmp_pat
         peak_signal_noise_ratio(clean(n, dtype=dtype), frame, data_range=np.iinfo(dtype).max)
         for n, frame in enumerate(frames)
     ]
-    assert told["degraded"]["psnr_db"] == pytest.approx(np.mean(expected), abs=1e-6)
-    low, high = told["intervals"]["degraded"]["psnr_db"]
+    assert told["means"]["degraded"]["psnr_db"] == pytest.approx(np.mean(expected), abs=1e-6)
+    low, high = (told["intervals"]["degraded"]["psnr_db"][edge] for edge in ("low", "high"))
     assert min(expected) <= low <= np.mean(expected) <= high <= max(expected)
     groups = {"hide": {"close-ups", "long-shot"}, "dpdd": {"indoor", "outdoor"}, "dpdd-dual": {"indoor", "outdoor"}}
     assert {row["group"] for row in told["groups"]} == groups.get(dataset, set())
@@ -124,11 +137,85 @@ def test_earlier_figures_of_the_same_protocol_alone(netgraft: Netgraft, checkpoi
     assert told["against"][0] | {"of": "", "less": ""} == {
         "of": "", "less": "", "figure": "psnr_db", "mean": 0, "low": 0, "high": 0,
     }  # fmt: skip
+    assert told["against"][0]["less"] == "restored of first.json"
     other = refusal(netgraft("evaluate", checkpoint, *options, "--inference", "whole", "--against", first))
     assert "inference 'whole' here, 'tiles of 256x256 with an overlap of 32' there" in other
     fewer = refusal(netgraft("evaluate", checkpoint, *options, "--limit", 2, "--against", first))
     assert "images 2 here, 4 there" in fewer
+    stored = json.loads(first.read_text())
+    damaged = tmp_path / "damaged.json"
+    row = stored["scores"]["restored"][0]
+    for change in (
+        {"protocol": None},
+        {"scores": None},
+        {"scores": []},
+        {"scores": {"restored": [{"name": "0"}]}},
+        {"scores": {"restored": [row | {"psnr_db": "much"}]}},
+    ):
+        damaged.write_text(json.dumps(stored | change))
+        assert "no evaluation" in refusal(netgraft("evaluate", checkpoint, *options, "--against", damaged))
     assert "no evaluation" in refusal(netgraft("evaluate", checkpoint, *options, "--against", checkpoint))
+
+
+def test_equal_images_are_no_obstacle(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
+    """Their PSNR is infinite, which JSON cannot hold; a difference of two such is none."""
+    folder(tmp_path)
+    for path in (tmp_path / "degraded").iterdir():
+        shutil.copy(tmp_path / "clean" / path.name, path)
+    same = identity(tmp_path / "same.onnx")
+    options = ["--dataset", "folder", "--root", tmp_path, "--json", "--out", tmp_path / "first.json"]
+    told = document(netgraft("evaluate", same, *options))
+    assert told["means"]["restored"]["psnr_db"] is None
+    assert told["differences"][0]["mean"] == 0
+    assert "NaN" not in (tmp_path / "first.json").read_text()
+    again = document(netgraft("evaluate", same, *options[:-2], "--against", tmp_path / "first.json"))
+    assert again["against"][0]["mean"] == 0
+
+
+def test_what_cannot_be_written_or_parted_is_refused_before_the_work(
+    netgraft: Netgraft, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder(tmp_path)
+    options = ["--dataset", "folder", "--root", tmp_path]
+    for option in ("--out", "--csv"):
+        assert "is a folder" in refusal(netgraft("evaluate", checkpoint, *options, option, tmp_path))
+    assert "there are 4 images" in refusal(netgraft("evaluate", checkpoint, *options, "--bins", 5))
+    message = refusal(netgraft("evaluate", checkpoint, *options, "--strength", 2, 4))
+    assert "come degraded, --strength would change nothing" in message
+
+
+def test_names_that_are_taken_or_have_a_sign_in_them(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
+    folder(tmp_path)
+    options = ["--dataset", "folder", "--root", tmp_path, "--json"]
+    assert "give another name" in refusal(netgraft("evaluate", f"degraded={checkpoint}", *options))
+    inside = tmp_path / "rate=0.1"
+    inside.mkdir()
+    shutil.copy(checkpoint, inside / "net.safetensors")
+    told = document(netgraft("evaluate", inside / "net.safetensors", f"protocol={checkpoint}", *options))
+    assert list(told["networks"]) == ["net", "protocol"]
+    assert told["protocol"]["images"] == 4
+    assert set(told["means"]) == {"degraded", "net", "protocol"}
+
+
+def test_frames_of_one_video_are_no_independent_evidence(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
+    """GoPro's frames are resampled by video: here two, so that each interval ends at their means."""
+    gopro(tmp_path)
+    told = document(netgraft("evaluate", checkpoint, "--dataset", "gopro", "--root", tmp_path, "--partial", "--json"))
+    assert told["intervals_are"] == "95 %, bootstrap over 2 scenes"
+    psnrs = [peak_signal_noise_ratio(clean(n), degraded(n), data_range=255) for n in range(4)]
+    ends = sorted([np.mean(psnrs[:2]), np.mean(psnrs[2:])])
+    found = told["intervals"]["degraded"]["psnr_db"]
+    assert [found["low"], found["high"]] == pytest.approx(ends, abs=1e-6)
+
+
+def test_whole_images_are_not_run_in_the_tiles_of_a_fixed_file(
+    netgraft: Netgraft, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder(tmp_path)
+    fixed = identity(tmp_path / "fixed.onnx", (32, 32))
+    options = ["--dataset", "folder", "--root", tmp_path]
+    message = refusal(netgraft("evaluate", fixed, *options, "--inference", "whole", "--size", 32))
+    assert "runs in tiles of that size alone" in message
 
 
 def test_whole_images_tiles_and_crops(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
@@ -139,7 +226,7 @@ def test_whole_images_tiles_and_crops(netgraft: Netgraft, checkpoint: Path, tmp_
     expected = [
         peak_signal_noise_ratio(clean(n)[8:40, 16:48], degraded(n)[8:40, 16:48], data_range=255) for n in range(4)
     ]
-    assert crop["degraded"]["psnr_db"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert crop["means"]["degraded"]["psnr_db"] == pytest.approx(np.mean(expected), abs=1e-6)
     assert "64x48 pixels" in refusal(netgraft("evaluate", checkpoint, *options, "--inference", "crop", "--size", 49))
     whole = document(netgraft("evaluate", checkpoint, *options, "--inference", "whole"))
     tiles = document(netgraft("evaluate", checkpoint, *options, "--size", 32))
@@ -185,7 +272,9 @@ def test_two_networks_in_pairs(netgraft: Netgraft, checkpoint: Path, tmp_path: P
     )
     pairs = {(row["of"], row["less"]): row["mean"] for row in told["differences"]}
     assert pairs["copy", "tiny"] == 0
-    assert pairs["tiny", "degraded"] == pytest.approx(told["tiny"]["psnr_db"] - told["degraded"]["psnr_db"])
+    assert pairs["tiny", "degraded"] == pytest.approx(
+        told["means"]["tiny"]["psnr_db"] - told["means"]["degraded"]["psnr_db"]
+    )
     assert "called tiny" in refusal(
         netgraft("evaluate", checkpoint, checkpoint, "--dataset", "folder", "--root", tmp_path)
     )
@@ -234,6 +323,9 @@ def test_bad_data_sets_name_their_culprits(netgraft: Netgraft, checkpoint: Path,
 
 def test_aligned_scores_need_images_of_one_scene(netgraft: Netgraft, checkpoint: Path, tmp_path: Path) -> None:
     realblur("J", "RealBlur-J")(tmp_path)
+    dpdd(tmp_path / "dpdd")
+    sixteen = ["--dataset", "dpdd", "--root", tmp_path / "dpdd", "--partial", "--aligned", "--bits", 16]
+    assert "compared in 8 bits" in refusal(netgraft("evaluate", checkpoint, *sixteen))
     options = ["--dataset", "realblur-j", "--root", tmp_path, "--partial", "--aligned"]
     told = document(netgraft("evaluate", checkpoint, *options, "--json"))
     assert told["protocol"]["alignment"] == "RealBlur's homography"

@@ -36,12 +36,6 @@ def test_every_difference_is_named() -> None:
         HERE.require_same(there, "x.json")
 
 
-def test_complete_is_as_many_as_published() -> None:
-    assert HERE.complete
-    assert not replace(HERE, images=1110).complete
-    assert replace(HERE, published=None).complete
-
-
 def test_the_order_of_names_counts() -> None:
     assert checksum(["a", "b"]) != checksum(["b", "a"])
     assert checksum(["a", "b"]) == checksum(["a", "b"])

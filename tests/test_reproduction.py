@@ -17,7 +17,7 @@ from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.load import load_teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.published import paper_tables
-from netgraft.reproduction import Experiment, official, require_data
+from netgraft.reproduction import Experiment, official, reproduce, require_data
 from terminal import Netgraft
 
 
@@ -72,6 +72,18 @@ def test_from_the_checkpoint_to_the_tables(experiment: Experiment, netgraft: Net
     assert again.returncode == 0, again.stderr
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/evaluations").iterdir()}
     assert json.loads(again.stdout.splitlines()[-1])["evaluations"] == evaluations
+    assert (tmp_path / "out/checked.json").is_file()
+
+    # What was made of other images is not taken for theirs.
+    hide = experiment.root / "HIDE_dataset" / "test" / "test-close-ups" / "6.png"
+    kept = hide.read_bytes()
+    shutil.copy(experiment.root / "HIDE_dataset" / "GT" / "6.png", hide)
+    try:
+        changed = json.loads(netgraft("reproduce", "paper", *options).stdout.splitlines()[-1])["evaluations"]
+    finally:
+        hide.write_bytes(kept)
+    assert changed["hide"]["means"]["teacher"] != evaluations["hide"]["means"]["teacher"]
+    assert changed["gopro"] == evaluations["gopro"]
 
 
 def test_an_estimate_is_all_that_is_asked_for(experiment: Experiment, netgraft: Netgraft, tmp_path: Path) -> None:
@@ -111,6 +123,11 @@ def test_data_sets_are_asked_for_before_anything_is_done(experiment: Experiment,
         require_data(replace(experiment, root=tmp_path / "data"))
 
 
+def test_without_data_there_is_only_an_estimate(experiment: Experiment, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can be estimated, not repeated"):
+        reproduce(replace(experiment, root=None), tmp_path / "out")
+
+
 def test_another_network_is_not_the_papers(experiment: Experiment, netgraft: Netgraft, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"width 4 and blocks \[1, 1, 1, 2, 1, 1, 1, 1, 1\]; the paper's teacher is"):
         official(replace(experiment, tiny=False))
@@ -136,10 +153,10 @@ def test_images_without_an_end_stay_readable() -> None:
     told = {
         "protocol": protocol,
         "images": 1,
-        "intervals": {name: {"psnr_db": [None, None]} for name in networks},
+        "intervals": {name: {"psnr_db": {"mean": None, "low": None, "high": None}} for name in networks},
         "groups": [],
         "differences": [],
-        **means,
+        "means": means,
     }
     network = {"latency_ms": {"median": 2.0}, "macs": 2e9, "params": 3e6}
     run = {"teacher": network, "student": network, "device": {"backend": "a", "hardware": "b"}}

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import bootstrap
 
 from netgraft.errors import DatasetError
-from netgraft.scores import Evaluation, ImageScore, Scorer, difference, difficulty_bins, paired_interval
+from netgraft.intervals import Estimate, paired_interval
+from netgraft.scores import Evaluation, ImageScore, Scorer, difficulty_bins
 
 
 def evaluation(**psnrs_db: float) -> Evaluation:
@@ -22,16 +23,17 @@ def test_intervals_agree_with_another_bootstrap() -> None:
     values = np.random.default_rng(1).normal(30, 3, 40)
     scored = evaluation(**{f"i{n}": value for n, value in enumerate(values)})
     other = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2))
-    assert scored.interval() == pytest.approx(tuple(other.confidence_interval), abs=0.05)
+    found = scored.estimate()
+    assert (found.low, found.high) == pytest.approx(tuple(other.confidence_interval), abs=0.05)
 
 
 def test_a_difference_in_pairs_hides_nothing() -> None:
     """Images differ by tens of dB; a network that is 1 dB better on each is better for sure."""
     first = evaluation(a=21, b=31, c=41)
     second = evaluation(a=20, b=30, c=40)
-    assert difference(first, second) == {"mean": 1, "low": 1, "high": 1}
+    assert first.less(second) == Estimate(1, 1, 1)
     with pytest.raises(DatasetError, match="not of the same images"):
-        difference(first, evaluation(a=20, b=30, d=40))
+        first.less(evaluation(a=20, b=30, d=40))
 
 
 def test_many_images_are_drawn_in_parts() -> None:
@@ -43,9 +45,30 @@ def test_many_images_are_drawn_in_parts() -> None:
 
 
 def test_equal_images_have_no_interval() -> None:
-    low, high = evaluation(a=20, b=math.inf).interval()
-    assert math.isnan(low)
-    assert math.isnan(high)
+    found = evaluation(a=20, b=math.inf).estimate()
+    assert math.isnan(found.low)
+    assert found.as_dict() == {"mean": None, "low": None, "high": None}
+    assert evaluation(a=20, b=math.inf).less(evaluation(a=19, b=math.inf)).mean == 0.5
+
+
+def test_frames_are_resampled_by_scene() -> None:
+    """Of 11 videos whose frames hardly differ, the interval is that of 11 numbers, not of 1111."""
+    rng = np.random.default_rng(3)
+    means = rng.normal(30, 1, 11)
+    scenes = [str(n) for n in range(11) for _ in range(101)]
+    frames = [float(means[int(scene)] + rng.normal(0, 0.01)) for scene in scenes]
+    by_scene, by_frame = Estimate.of(frames, scenes=scenes), Estimate.of(frames)
+    whole = Estimate.of(list(means))
+    assert (by_scene.low, by_scene.high) == pytest.approx((whole.low, whole.high), abs=0.05)
+    assert by_scene.high - by_scene.low > 5 * (by_frame.high - by_frame.low)
+
+
+def test_images_of_one_name_stay_apart() -> None:
+    twice = Evaluation(
+        scores=tuple(ImageScore(name="a", psnr_db=psnr, ssim=0.5, ssim_matlab=0.4) for psnr in (10.0, 20.0))
+    )
+    first, second = difficulty_bins({"network": twice}, twice, 2)
+    assert (first.evaluations["network"].mean(), second.evaluations["network"].mean()) == (10, 20)
 
 
 def test_bins_begin_with_the_hardest() -> None:
@@ -79,6 +102,6 @@ def test_sixteen_bits_are_compared_as_they_are() -> None:
 def test_a_perceptual_distance_is_asked_for_in_8_bits() -> None:
     clean = np.full((12, 12, 3), 257 * 100, np.uint16)
     score = Scorer(bits=16, lpips=lambda restored, target: float(restored[0, 0, 0]) - float(target[0, 0, 0]))(
-        "a", clean + np.uint16(257 * 3), clean, "indoor"
+        "a", clean + np.uint16(257 * 3), clean, group="indoor"
     )
     assert (score.lpips, score.group) == (3, "indoor")

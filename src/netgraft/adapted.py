@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from netgraft.data.images import SHARP_SOURCES
 from netgraft.devices import Latency, Unsupported
-from netgraft.evaluate import PROTOCOL, Evaluation, paired_interval
+from netgraft.evaluate import PROTOCOL, Evaluation
 from netgraft.export import Export
 from netgraft.restore import OVERLAP
 from netgraft.stages.adaptation import AFTER, BEFORE, AdaptStages, Tuned
@@ -61,15 +58,10 @@ def _network(work: AdaptStages, name: str, form: str) -> dict[str, Any]:
 
 def _quality(evaluation: Evaluation) -> dict[str, Any]:
     """Means over the images, and the interval of the PSNR and the SSIM."""
-    return {figure: evaluation.mean(figure) for figure in FIGURES} | {
-        f"{figure}_interval": list(mean_interval([getattr(score, figure) for score in evaluation.scores]))
-        for figure in FIGURES[:2]
+    found = {figure: evaluation.estimate(figure) for figure in FIGURES}
+    return {figure: estimate.mean for figure, estimate in found.items()} | {
+        f"{figure}_interval": [found[figure].low, found[figure].high] for figure in FIGURES[:2]
     }
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over images."""
-    return paired_interval(values, [0.0] * len(values))
 
 
 def differences_db(work: AdaptStages) -> dict[str, dict[str, Any]]:
@@ -82,12 +74,9 @@ def differences_db(work: AdaptStages) -> dict[str, dict[str, Any]]:
             "student tuned - teacher tuned": (("student", AFTER), ("teacher", AFTER)),
         }
     found = {}
-    for label, keys in pairs.items():
-        first, second = ([score.psnr_db for score in work.evaluations[key].scores] for key in keys)
-        found[label] = {
-            "mean": float(np.mean(np.subtract(first, second))),
-            "interval": list(paired_interval(first, second)),
-        }
+    for label, (first, second) in pairs.items():
+        gap = work.evaluations[first].less(work.evaluations[second])
+        found[label] = {"mean": gap.mean, "interval": [gap.low, gap.high]}
     return found
 
 
@@ -144,13 +133,9 @@ def protocol(work: AdaptStages) -> dict[str, Any]:
         "quality": {
             **PROTOCOL,
             "images": f"{len(work.test_images)} test images of source {data.source}, whole",
-            **(
-                {"degradation": f"{data.degradation_in_words}, seed {data.seed}"}
-                if data.source in SHARP_SOURCES
-                else {}
-            ),
+            "degradation": data.degradation_in_words,
             "network": f"the exported ONNX files, in tiles of {h}x{w} with an overlap of {OVERLAP}",
-            "interval": "95 % bootstrap over the images; of differences, over the images in pairs",
+            "interval": f"95 % bootstrap {work.evaluations['degraded', ''].resampled}; of differences, in pairs",
         },
         "training": {
             "images": f"{work.images_used} training images, drawn by seed {config.seed}",

@@ -26,7 +26,7 @@ class Timed:
     latency: Latency | Unsupported
     """On the device, or why it cannot be timed there."""
     params: int
-    """Numbers that it holds, of an exported file all its constants of floating point."""
+    """Weights of what is timed; of an ONNX file all constants but whole numbers."""
 
 
 def time_entrants(
@@ -38,10 +38,12 @@ def time_entrants(
         DeviceError: the device is out of order.
     """
     compiled: dict[str, Runnable | Unsupported] = {}
+    params: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             for number, (name, entrant) in enumerate(entrants.items()):
-                compiled[name] = _compiled(entrant, device, example, Path(folder) / f"{number}.onnx")
+                path = Path(folder) / f"{number}.onnx"
+                compiled[name], params[name] = _compiled(entrant, device, example, path)
             ready = {name: one for name, one in compiled.items() if not isinstance(one, Unsupported)}
             latencies = time_networks(device, ready, dict.fromkeys(ready, example.numpy()), protocol)
         finally:
@@ -49,32 +51,33 @@ def time_entrants(
                 if not isinstance(one, Unsupported):
                     one.close()
     return {
-        name: Timed(
-            latency=one if isinstance(one, Unsupported) else latencies[name], params=_params(entrants[name].network)
-        )
+        name: Timed(latency=one if isinstance(one, Unsupported) else latencies[name], params=params[name])
         for name, one in compiled.items()
     }
 
 
-def _compiled(entrant: Entrant, device: Device, example: Tensor, path: Path) -> Runnable | Unsupported:
+def _compiled(entrant: Entrant, device: Device, example: Tensor, path: Path) -> tuple[Runnable | Unsupported, int]:
+    """The network on the device, or why it is not, and its weights."""
     network = entrant.network
-    if entrant.restorer.channels != example.shape[1]:
-        return Unsupported(reason=f"takes {entrant.restorer.channels} channels")
+    deployed = deploy(network) if isinstance(network, nn.Module) else network
+    params = _params(deployed)
     try:
-        if isinstance(network, nn.Module):
-            deployed = deploy(network)
-            if not isinstance(device, FileDevice):
-                return device.compile(deployed, example)
-            content = onnx_bytes(deployed, example)
-        elif isinstance(device, FileDevice):
-            content = fixed_size(network, (int(example.shape[2]), int(example.shape[3])))
-        else:
-            return Unsupported(reason=f"{device.description.backend} takes PyTorch networks, not ONNX files")
-        path.write_bytes(content)
-        return device.load(path)
+        if entrant.restorer.channels != example.shape[1]:
+            return Unsupported(reason=f"takes {entrant.restorer.channels} channels"), params
+        if isinstance(device, FileDevice):
+            content = (
+                onnx_bytes(deployed, example)
+                if isinstance(deployed, nn.Module)
+                else fixed_size(deployed, (int(example.shape[2]), int(example.shape[3])))
+            )
+            path.write_bytes(content)
+            return device.load(path), _params(path)
+        if isinstance(deployed, nn.Module):
+            return device.compile(deployed, example), params
+        return Unsupported(reason=f"{device.description.backend} takes PyTorch networks, not ONNX files"), params
     except (DeviceError, ExportError, CheckpointError) as error:
         # One network that cannot be timed leaves the others.
-        return Unsupported(reason=str(error))
+        return Unsupported(reason=str(error)), params
 
 
 def fixed_size(path: Path, size: tuple[int, int]) -> bytes:
@@ -106,9 +109,11 @@ def fixed_size(path: Path, size: tuple[int, int]) -> bytes:
 def _params(network: nn.Module | Path) -> int:
     if isinstance(network, nn.Module):
         return sum(parameter.numel() for parameter in network.parameters())
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    # Shapes and axes are whole numbers of 64 bits; weights are of any other type.
     return sum(
-        int(np.prod(tensor.dims)) for tensor in onnx.load(network).graph.initializer if tensor.data_type in floats
+        int(np.prod(tensor.dims))
+        for tensor in onnx.load(network).graph.initializer
+        if tensor.data_type != onnx.TensorProto.INT64
     )
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from netgraft.errors import ConfigError
+from netgraft.errors import ConfigError, first_line
 
 M = TypeVar("M", bound=nn.Module)
 CPU = "cpu"
@@ -21,11 +21,13 @@ def check_compute(name: str) -> str:
         ConfigError: there is none of this name.
     """
     try:
-        torch.empty(1, device=name)
+        # A device without values, as "meta" is, fails here as well.
+        float(torch.ones(1, device=name))
     # Which class says so depends on the device: not built in, no driver, no such card.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"compute {name!r}: PyTorch cannot use it here ({reason}); cpu always works") from error
+        raise ConfigError(
+            f"compute {name!r}: PyTorch cannot use it here ({first_line(error)}); cpu always works"
+        ) from error
     return name
 
 

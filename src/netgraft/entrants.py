@@ -12,13 +12,18 @@ from netgraft.config import stored_config
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
-from netgraft.nets.load import load_teacher
+from netgraft.nets.load import Teacher, load_teacher
 from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
+from netgraft.store import ADAPTATION
 
 EMBEDDED = "embedded"
+DEGRADED = "degraded"
+"""The images as they are, which every table begins with."""
 EXPORTED = ("teacher", "student")
 """What a run's folder holds."""
+ADAPTED = ("student untuned", "student", "teacher untuned", "teacher")
+"""What the folder of an adaptation holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +69,13 @@ def open_entrants(models: Sequence[str], *, tlc: int | None = None, compute: str
     """
     found: dict[str, Entrant] = {}
     for model in models:
-        name, _, file = model.rpartition("=")
+        # A path may have the sign, too.
+        name, _, file = ("", "", model) if Path(model).exists() or "=" not in model else model.partition("=")
         path = None if file == EMBEDDED else Path(file)
+        if name == DEGRADED:
+            raise ConfigError(f"{model}: {DEGRADED} is what the images are called as they are: give another name")
         if path is not None and path.is_dir():
-            entries = {f"{name} {kind}".strip(): one for kind, one in _of_run(path, tlc).items()}
+            entries = {f"{name} {kind}".strip(): one for kind, one in _of_folder(path, tlc).items()}
         elif path is None:
             entries = {name or EMBEDDED: _opened(None, tlc, compute)}
         else:
@@ -79,7 +87,20 @@ def open_entrants(models: Sequence[str], *, tlc: int | None = None, compute: str
     return found
 
 
-def _of_run(folder: Path, tlc: int | None) -> dict[str, Entrant]:
+def _of_folder(folder: Path, tlc: int | None) -> dict[str, Entrant]:
+    """What a run, or an adaptation, exported."""
+    if tlc is not None:
+        raise ConfigError(f"{folder}: --tlc is for checkpoints, a folder's networks are as they were exported")
+    if (folder / ADAPTATION).is_file():
+        files = {name: folder / "export" / f"{name.replace(' ', '_')}_dynamic.onnx" for name in ADAPTED}
+        found = {name: _opened(path, None, "cpu") for name, path in files.items() if path.is_file()}
+        if not found:
+            raise ConfigError(f"{folder}: holds no finished adaptation yet: repeat its netgraft adapt")
+        return found
+    return _of_run(folder)
+
+
+def _of_run(folder: Path) -> dict[str, Entrant]:
     """Teacher and student of a run, as exported."""
     config = stored_config(folder)
     files = {kind: folder / "export" / f"{kind}_dynamic.onnx" for kind in EXPORTED}
@@ -91,7 +112,7 @@ def _of_run(folder: Path, tlc: int | None) -> dict[str, Entrant]:
         "teacher": lambda: load_teacher(config.teacher.path, tlc=config.teacher.tlc).module,
         "student": lambda: load_student(folder / "export" / "student.safetensors").module,
     }
-    return {kind: replace(_opened(path, tlc, "cpu"), trained=trained[kind]) for kind, path in files.items()}
+    return {kind: replace(_opened(path, None, "cpu"), trained=trained[kind]) for kind, path in files.items()}
 
 
 def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
@@ -106,30 +127,45 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
             network=path,
         )
     if path is not None and path.suffix == ".safetensors" and HEADER in read_metadata(path):
-        return _student(path, tlc, compute)
+        if tlc is not None:
+            raise ConfigError(
+                f"{path}: --tlc is for teachers, a student keeps the statistics that it was refitted with"
+            )
+        return student_entrant(path, compute)
     try:
         teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
         return _foreign(path, error, tlc, compute)
+    return teacher_entrant(teacher, compute)
+
+
+def teacher_entrant(teacher: Teacher, compute: str = "cpu") -> Entrant:
+    """A NAFNet that is loaded."""
     return Entrant(
         restorer=open_restorer(teacher, compute=compute),
         source=teacher.source,
         architecture=f"NAFNet, width {teacher.shape.width}",
-        statistics="global" if tlc is None else f"local (TLC {tlc}x{tlc})",
+        statistics=_statistics(teacher.tlc),
         network=teacher.module,
     )
 
 
-def _student(path: Path, tlc: int | None, compute: str) -> Entrant:
-    """A refitted network in one file."""
+def _statistics(tlc: tuple[int, int] | None) -> str:
+    return "global" if tlc is None else f"local (TLC {tlc[0]}x{tlc[1]})"
+
+
+def student_entrant(path: Path, compute: str = "cpu") -> Entrant:
+    """A refitted network in one file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     student = load_student(path)
-    if tlc is not None:
-        raise ConfigError(f"{path}: --tlc is for teachers, a student keeps the statistics that it was refitted with")
     return Entrant(
         restorer=open_restorer(student.module, compute=compute),
         source=str(path),
         architecture=f"student of a NAFNet, width {student.shape.width}",
-        statistics="global" if student.tlc is None else f"local (TLC {student.tlc[0]}x{student.tlc[1]})",
+        statistics=_statistics(student.tlc),
         network=student.module,
     )
 

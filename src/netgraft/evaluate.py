@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from netgraft.data.images import ImagePair
 from netgraft.errors import DatasetError, ImageError
 from netgraft.imaging import RgbImage
+from netgraft.intervals import paired_interval
 from netgraft.protocol import METRICS
-from netgraft.scores import Evaluation, ImageScore, Scorer, eight_bits, paired_interval
+from netgraft.scores import Evaluation, ImageScore, Scorer, eight_bits
 
 __all__ = [
     "PROTOCOL",
@@ -61,13 +62,14 @@ def evaluate_all(
         if scorer.bits == 8:
             degraded, clean = eight_bits(degraded), eight_bits(clean)
         elif degraded.dtype == np.uint8:
-            raise DatasetError(f"{image.name} has 8 bits a channel: figures in 16 bits need images of 16")
+            raise DatasetError(f"{image.name} has 8 bits a channel: figures in 16 bits need images of 16; use --bits 8")
         for name, restore in networks.items():
-            restored = restore(degraded)
             try:
-                scores[name].append(scorer(image.name, restored, clean, image.group))
+                restored = restore(degraded)
+                found = scorer(image.name, restored, clean, group=image.group, scene=image.scene)
             except ImageError as error:
                 raise DatasetError(f"{image.name}, {name}: {error}") from error
+            scores[name].append(found)
         progress(done)
     if not all(scores.values()):
         raise DatasetError("there are no images to evaluate on: name a folder with at least one pair")

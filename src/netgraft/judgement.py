@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from netgraft.data.images import ImagePair
 from netgraft.data.testset import TestSet
-from netgraft.entrants import Entrant
+from netgraft.entrants import DEGRADED, Entrant
 from netgraft.errors import ConfigError, DatasetError
 from netgraft.evaluate import evaluate_all
 from netgraft.imaging import RgbImage
 from netgraft.protocol import METRICS, Protocol, checksum
 from netgraft.restore import Restorer
-from netgraft.scores import FIGURES, Bits, Evaluation, Scorer, difference, difficulty_bins
+from netgraft.scores import FIGURES, Bits, Evaluation, ImageScore, Scorer, difficulty_bins
 
 Inference = Literal["whole", "tiles", "crop"]
-DEGRADED = "degraded"
-"""The images as they are, which every table begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +43,19 @@ class Judgement:
         """Mean paired difference of every two networks, later less earlier, with its interval."""
         return [
             {"of": later, "less": earlier, "figure": figure}
-            | difference(self.evaluations[later], self.evaluations[earlier], figure)
+            | self.evaluations[later].less(self.evaluations[earlier], figure).as_dict()
             for earlier, later in combinations(self.evaluations, 2)
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What an evaluation before this one wrote."""
+
+    path: Path
+    protocol: Protocol
+    evaluations: Mapping[str, Evaluation]
+    """By name, without the degraded images."""
 
 
 def judge(
@@ -58,17 +67,20 @@ def judge(
     bits: Bits = 8,
     aligned: bool = False,
     lpips: Callable[[Any, Any], float] | str = "not asked for",
+    earlier: Earlier | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Judgement:
     """Judge networks, by name, on images.
 
     inference: ``whole`` images, ``tiles`` of ``side`` pixels, or the central ``crop`` of so many, run whole.
-    lpips: the distance, or the reason for which it is left out.
+    lpips: the distance, or the reason for which it is left out. earlier: what it is going to be compared with.
 
     Raises:
         ConfigError: the networks cannot run so, or take other images than these.
         DatasetError: an image is too small, or cannot serve the protocol.
     """
+    if aligned and bits == 16:
+        raise ConfigError("aligned images are compared in 8 bits, as RealBlur's authors do: use --bits 8")
     if inference == "crop" and side is None:
         raise ConfigError("a central crop needs its side in pixels: --size N")
     for name, entrant in entrants.items():
@@ -84,12 +96,6 @@ def judge(
     scorer = Scorer(bits=bits, aligned=aligned, lpips=None if isinstance(lpips, str) or aligned else lpips)
     images = tests.images
     crop = side if inference == "crop" else None
-    evaluations = evaluate_all(
-        {DEGRADED: as_it_is, **ready},
-        images if crop is None else (_central(image, crop) for image in images),
-        scorer=scorer,
-        progress=lambda done: progress(done, len(images)),
-    )
     protocol = Protocol(
         dataset=tests.dataset,
         split=tests.split,
@@ -101,6 +107,15 @@ def judge(
         inference=next(iter(pieces), "none"),
         bits=bits,
         alignment="RealBlur's homography" if aligned else "none",
+    )
+    if earlier is not None:
+        # Before the work, which would be for nothing.
+        protocol.require_same(earlier.protocol, str(earlier.path))
+    evaluations = evaluate_all(
+        {DEGRADED: as_it_is, **ready},
+        images if crop is None else (_central(image, crop) for image in images),
+        scorer=scorer,
+        progress=lambda done: progress(done, len(images)),
     )
     if scorer.lpips is not None:
         told = "AlexNet, version 0.1, 8-bit RGB"
@@ -120,7 +135,7 @@ def as_it_is(image: RgbImage) -> RgbImage:
 def _prepared(restorer: Restorer, inference: Inference, side: int | None) -> Restorer:
     if inference == "tiles":
         return restorer if side is None or restorer.fixed == (side, side) else restorer.in_tiles(side)
-    if restorer.fixed is not None and restorer.fixed == (side, side):
+    if inference == "crop" and restorer.fixed == (side, side):
         return restorer
     return restorer.in_tiles(None)
 
@@ -149,15 +164,13 @@ def document(judgement: Judgement, bins: int = 0) -> dict[str, Any]:
             for name, entrant in judgement.entrants.items()
         },
     }
-    for name, evaluation in judgement.evaluations.items():
-        told[name] = _means(evaluation)
+    told["means"] = {name: _means(evaluation) for name, evaluation in judgement.evaluations.items()}
     told["intervals"] = {
-        name: {figure: _pair(evaluation.interval(figure)) for figure in evaluation.figures}
+        name: {figure: evaluation.estimate(figure).as_dict() for figure in evaluation.figures}
         for name, evaluation in judgement.evaluations.items()
     }
-    told["differences"] = [
-        {key: _finite(value) for key, value in row.items()} for row in judgement.differences("psnr_db")
-    ]
+    told["intervals_are"] = f"95 %, bootstrap {judgement.evaluations[DEGRADED].resampled}"
+    told["differences"] = judgement.differences("psnr_db")
     groups = {name: evaluation.groups() for name, evaluation in judgement.evaluations.items()}
     told["groups"] = [
         {
@@ -173,7 +186,7 @@ def document(judgement: Judgement, bins: int = 0) -> dict[str, Any]:
             "images": len(part.evaluations[DEGRADED].scores),
             "means": {name: _means(evaluation) for name, evaluation in part.evaluations.items()},
             "gains": {
-                name: {key: _finite(value) for key, value in difference(evaluation, part.evaluations[DEGRADED]).items()}
+                name: evaluation.less(part.evaluations[DEGRADED]).as_dict()
                 for name, evaluation in part.evaluations.items()
                 if name != DEGRADED
             },
@@ -185,10 +198,6 @@ def document(judgement: Judgement, bins: int = 0) -> dict[str, Any]:
 
 def _means(evaluation: Evaluation) -> dict[str, Any]:
     return {figure: _finite(evaluation.mean(figure)) for figure in evaluation.figures}
-
-
-def _pair(interval: tuple[float, float]) -> list[Any]:
-    return [_finite(value) for value in interval]
 
 
 def _finite(value: Any) -> Any:
@@ -217,23 +226,45 @@ def as_csv(judgement: Judgement) -> str:
     return text.getvalue()
 
 
-def against(judgement: Judgement, path: Path) -> list[dict[str, Any]]:
-    """Paired differences to the networks of an earlier evaluation, as its document with the scores of every image.
+def read_earlier(path: Path) -> Earlier:
+    """An evaluation as ``netgraft evaluate --out`` wrote it.
 
     Raises:
-        ConfigError: the file is no such document, or of another protocol.
-        DatasetError: the two are not of the same images.
+        ConfigError: the file holds none, or one of another version.
     """
+    refusal = f"{path}: holds no evaluation of this version: name a file that --out of netgraft evaluate wrote"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        protocol, scores = stored["protocol"], stored["scores"]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: holds no evaluation: name a file that --out of netgraft evaluate wrote") from error
-    judgement.protocol.require_same(Protocol.from_dict(protocol), str(path))
-    earlier = {name: Evaluation.from_rows(found) for name, found in scores.items() if name != DEGRADED}
+        protocol, scores = dict(stored["protocol"]), dict(stored["scores"])
+        found = {
+            name: Evaluation(scores=tuple(_SCORES.validate_python([_with_infinity(row) for row in rows])))
+            for name, rows in scores.items()
+        }
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(refusal) from error
+    evaluations = {name: evaluation for name, evaluation in found.items() if name != DEGRADED}
+    if not evaluations:
+        raise ConfigError(refusal)
+    return Earlier(path=path, protocol=Protocol.from_dict(protocol), evaluations=evaluations)
+
+
+_SCORES = TypeAdapter(list[ImageScore])
+
+
+def _with_infinity(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Equal images have an infinite PSNR, which JSON cannot hold."""
+    return dict(row) | ({"psnr_db": math.inf} if row["psnr_db"] is None else {})
+
+
+def against(judgement: Judgement, earlier: Earlier) -> list[dict[str, Any]]:
+    """Paired differences to the networks of an earlier evaluation, by whose protocol these were judged.
+
+    Raises:
+        DatasetError: the two are not of the same images.
+    """
     return [
-        {"of": name, "less": f"{other} of {path.name}", "figure": "psnr_db"} | difference(evaluation, before)
+        {"of": name, "less": f"{other} of {earlier.path.name}", "figure": "psnr_db"} | evaluation.less(before).as_dict()
         for name, evaluation in judgement.evaluations.items()
         if name != DEGRADED
-        for other, before in earlier.items()
+        for other, before in earlier.evaluations.items()
     ]

@@ -43,11 +43,6 @@ class Protocol:
     alignment: str
     """``none``, or the RealBlur authors' homography."""
 
-    @property
-    def complete(self) -> bool:
-        """Whether all images of the split are there, as far as is known."""
-        return self.published is None or self.images == self.published
-
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

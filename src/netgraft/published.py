@@ -55,8 +55,8 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 
 
 def _score(told: Mapping[str, Any], network: str) -> str:
-    means, (low, high) = told[network], told["intervals"][network]["psnr_db"]
-    psnr = f"{_number(means['psnr_db'])} [{_number(low)}, {_number(high)}]"
+    means, interval = told["means"][network], told["intervals"][network]["psnr_db"]
+    psnr = f"{_number(means['psnr_db'])} [{_number(interval['low'])}, {_number(interval['high'])}]"
     return f"{psnr} / {means['ssim']:.4f} / {means['ssim_matlab']:.4f}"
 
 
@@ -80,7 +80,7 @@ def _cost(refits: Mapping[str, Any]) -> str:
 def _adaptation(told: Mapping[str, Any]) -> str:
     head = ["images", *(f"{name}, {side}" for name in TUNED for side in ("stated", "here"))]
     lines = []
-    for part in [*told["groups"], {"group": "all", "images": told["images"], "means": told}]:
+    for part in [*told["groups"], {"group": "all", "images": told["images"], "means": told["means"]}]:
         stated = STATED_DPDD if part["group"] == "indoor" else {}
         row = [f"{part['group']} ({part['images']})"]
         for name in TUNED:

@@ -16,19 +16,17 @@ from typing import Any, Literal
 
 from netgraft.adapt import AdaptConfig
 from netgraft.config import PRESETS, GeneralizationConfig, RunConfig, TeacherConfig
-from netgraft.data.images import DataConfig
+from netgraft.data.images import DataConfig, fingerprint
 from netgraft.data.layouts import LAYOUTS
 from netgraft.data.pairs import list_pairs
 from netgraft.data.testset import open_test_set
-from netgraft.entrants import Entrant
+from netgraft.entrants import Entrant, student_entrant, teacher_entrant
 from netgraft.errors import ConfigError, DatasetError
-from netgraft.files import write_atomically
+from netgraft.files import make_folder, write_atomically
 from netgraft.judgement import document, judge, rows
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
 from netgraft.pipeline import adapt, refit
-from netgraft.portable import load_student
-from netgraft.restore import open_restorer
 from netgraft.stages import Progress, silent, start_from
 from netgraft.stages.folder import digest_of_files
 
@@ -43,6 +41,9 @@ POINTS: tuple[Literal["fastest"], Literal["knee"]] = ("fastest", "knee")
 """Points of the front that are fine-tuned; the paper uses the first."""
 SHAPE = NafNetShape(width=32, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1))
 """Of the paper's teacher."""
+INFERENCE: Literal["whole"] = "whole"
+BITS: Literal[8] = 8
+"""Also for DPDD, as others report single images."""
 TLC = (256, 256)
 """The crops that NAFNet was trained on: local statistics are computed over 1.5 times as much."""
 
@@ -86,6 +87,8 @@ class Experiment:
     device: str = "onnxruntime"
     """Where latencies are measured."""
     threads: int = 1
+    check: bool = True
+    """Look at every test pair before anything is trained."""
     tiny: bool = False
     """Everything in miniature, on however few images: to see that all of it works."""
 
@@ -178,18 +181,24 @@ def require_data(experiment: Experiment) -> dict[str, int]:
 
 
 def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Repeat the experiment, and return its figures, which also stand in ``out/result.json`` and ``out/tables.md``.
+    """Repeat the experiment, and return its figures, which also stand in ``out/result.json``.
 
     The same call continues what was stopped.
 
     Raises:
         NetgraftError: a data set, the checkpoint or the device cannot serve; what was done is kept.
     """
+    if experiment.root is None or experiment.teacher is None:
+        raise ConfigError("an experiment without data or without a checkpoint can be estimated, not repeated")
     require_data(experiment)
     teacher = official(experiment)
+    make_folder(out)
+    if experiment.check:
+        _check(experiment, out, progress)
     runs = {point: _refitted(experiment, point, out, progress) for point in POINTS}
-    networks = {"teacher": _entrant(teacher, experiment)} | {
-        point: _student(out / point / "export" / "student.safetensors", experiment) for point in POINTS
+    compute = experiment.compute
+    networks = {"teacher": teacher_entrant(teacher, compute)} | {
+        point: student_entrant(out / point / "export" / "student.safetensors", compute) for point in POINTS
     }
     judged = {
         trial.name: _judged(experiment, trial.data, trial.layout, networks, out, progress, aligned=trial.aligned)
@@ -200,10 +209,9 @@ def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) ->
     tuned = {
         "teacher": networks["teacher"],
         "student": networks[POINTS[0]],
-        "teacher tuned": _entrant(load_teacher(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), experiment),
-        "student tuned": _student(out / "dpdd" / "student_tuned.safetensors", experiment),
+        "teacher tuned": teacher_entrant(load_teacher(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), compute),
+        "student tuned": student_entrant(out / "dpdd" / "student_tuned.safetensors", compute),
     }
-    # In 8 bits, as others report single images.
     judged["dpdd"] = _judged(experiment, "dpdd", "dpdd", tuned, out, progress)
     figures = {
         "schema": 1,
@@ -264,27 +272,6 @@ def _refit_figures(run: Mapping[str, Any]) -> dict[str, Any]:
     } | {"assignment": run["student"]["assignment"], "device": run["device"], "seconds": run["seconds"]}
 
 
-def _entrant(teacher: Teacher, experiment: Experiment) -> Entrant:
-    return Entrant(
-        restorer=open_restorer(teacher, compute=experiment.compute),
-        source=teacher.source,
-        architecture=f"NAFNet, width {teacher.shape.width}",
-        statistics=f"local (TLC {TLC[0]}x{TLC[1]})",
-        network=teacher.module,
-    )
-
-
-def _student(path: Path, experiment: Experiment) -> Entrant:
-    student = load_student(path)
-    return Entrant(
-        restorer=open_restorer(student.module, compute=experiment.compute),
-        source=str(path),
-        architecture="student",
-        statistics=f"local (TLC {TLC[0]}x{TLC[1]})",
-        network=student.module,
-    )
-
-
 def _judged(
     experiment: Experiment,
     data: str,
@@ -298,18 +285,18 @@ def _judged(
     """The document of a test set, whole images; made once, as long as the networks' files stay what they are."""
     name = layout + ("_aligned" if aligned else "")
     path = out / "evaluations" / f"{name}.json"
-    key = {label: _stamp(entrant) for label, entrant in networks.items()}
+    images = experiment.data(data, layout)
+    key = {
+        "images": fingerprint(images),
+        "networks": {label: digest_of_files(Path(entrant.source)) for label, entrant in networks.items()},
+        "protocol": [INFERENCE, BITS, aligned],
+    }
     stored = _stored(path, key)
     if stored is not None:
         return stored
-    tests = open_test_set(
-        experiment.data(data, layout),
-        partial=experiment.tiny,
-        threads=2,
-        progress=_named(progress, f"check-{name}"),
-    )
+    tests = open_test_set(images, partial=experiment.tiny, check=False)
     judgement = judge(
-        networks, tests, inference="whole", aligned=aligned, progress=_named(progress, f"evaluate-{name}")
+        networks, tests, inference=INFERENCE, bits=BITS, aligned=aligned, progress=_named(progress, f"evaluate-{name}")
     )
     told = document(judgement)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,13 +304,21 @@ def _judged(
     return told
 
 
+def _check(experiment: Experiment, out: Path, progress: Progress) -> None:
+    """Look at every test pair once, as long as the files stay what they are."""
+    noted = out / "checked.json"
+    folders = {trial.layout: trial.data for trial in TRIALS} | {"dpdd": "dpdd"}
+    seen = {layout: fingerprint(experiment.data(data, layout)) for layout, data in folders.items()}
+    if noted.is_file() and noted.read_text(encoding="utf-8") == json.dumps(seen):
+        return
+    for layout, data in folders.items():
+        tests = experiment.data(data, layout)
+        open_test_set(tests, partial=experiment.tiny, threads=2, progress=_named(progress, f"check-{layout}"))
+    write_atomically(noted, json.dumps(seen).encode())
+
+
 def _named(progress: Progress, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(stage, done, total)
-
-
-def _stamp(entrant: Entrant) -> list[Any]:
-    """What tells one version of a network's file from another."""
-    return [entrant.source, digest_of_files(Path(entrant.source))]
 
 
 def _stored(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

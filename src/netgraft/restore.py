@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.compute import check_compute
-from netgraft.errors import CheckpointError, ConfigError, ImageError
+from netgraft.errors import CheckpointError, ConfigError, ImageError, first_line
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.load import Teacher, load_teacher
 
@@ -173,7 +173,7 @@ def _of_onnx(path: Path, threads: int) -> Restorer:
             y = session.run(None, {name: x.contiguous().numpy()})[0]
         except Exception as error:
             # As in _session: one class for each kind of failure, without a common base.
-            raise CheckpointError(f"{path}: failed on {tuple(x.shape)}: {_first_line(error)}") from error
+            raise CheckpointError(f"{path}: failed on {tuple(x.shape)}: {first_line(error)}") from error
         return torch.from_numpy(y)
 
     h, w = shape[2:]
@@ -194,11 +194,7 @@ def _session(path: Path, threads: int) -> Any:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
     except Exception as error:
         # ONNX Runtime raises classes of its own, without a common base, for damaged and for unsupported files.
-        raise CheckpointError(f"{path}: not a network that ONNX Runtime can open ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not a network that ONNX Runtime can open ({first_line(error)})") from error
 
 
 def _multiple_of(session: Any, path: Path) -> int:

@@ -8,6 +8,7 @@ at most the bound can do to what a network restores, as far as this attack finds
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraft.compute import CPU
 from netgraft.data.conditions import center_window
 from netgraft.data.crops import cut, image_tensor
 from netgraft.data.images import ImagePair
@@ -43,7 +45,7 @@ def attack(
     x = x.detach().clone()
     low, high = (x - bound).clamp(0, 1), (x + bound).clamp(0, 1)
     generator = torch.Generator().manual_seed(seed)
-    start = x + bound * (2 * torch.rand(x.shape, generator=generator) - 1)
+    start = x + bound * (2 * torch.rand(x.shape, generator=generator).to(x.device) - 1)
     now = torch.minimum(torch.maximum(start, low), high)
     best, worst_error = x.clone(), _clipped_errors(module, x, clean)
     with torch.enable_grad():
@@ -73,8 +75,8 @@ def _clipped_errors(module: nn.Module, x: Tensor, clean: Tensor) -> Tensor:
 
 
 def _errors(output: Tensor, clean: Tensor) -> Tensor:
-    """Mean squared error of every image, (b,)."""
-    return (output - clean).square().mean((1, 2, 3))
+    """Mean squared error of every image, (b,); infinite where the output is not finite, which no error exceeds."""
+    return (output - clean).square().mean((1, 2, 3)).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ def robustness(
     size: tuple[int, int] = (128, 128),
     steps: int = STEPS,
     seed: int = 0,
+    compute: str = CPU,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Robustness:
     """Attack each network on the center crops of images; the first is what the others are compared with.
@@ -152,32 +155,29 @@ def robustness(
     """
     if not images:
         raise DatasetError("there are no images to attack: name a folder with at least one pair")
-    frozen = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in networks.items()}
+    frozen = {name: copy.deepcopy(module).eval().requires_grad_(False).to(compute) for name, module in networks.items()}
     multiple = max(int(getattr(module, "size_multiple", 1)) for module in networks.values())
-    crops = [_crop(image, size, multiple) for image in images]
-    unattacked: dict[str, tuple[float, ...]] = {}
-    attacked: dict[str, tuple[tuple[float, ...], ...]] = {}
-    total, done = len(networks) * len(bounds), 0
-    for name, module in frozen.items():
-        unattacked[name] = tuple(_psnr_db(module, x, clean) for x, clean in crops)
-        rows = []
-        for bound in bounds:
-            progress(done, total)
-            done += 1
-            found = []
-            for image, (x, clean) in zip(images, crops, strict=True):
-                # By name, so that an image is attacked alike whatever else is attacked.
-                start = seed + zlib.crc32(image.name.encode())
+    names: list[str] = []
+    unattacked: dict[str, list[float]] = {name: [] for name in frozen}
+    attacked: dict[str, list[list[float]]] = {name: [[] for _ in bounds] for name in frozen}
+    # Image by image: each is read once, and forgotten.
+    for done, image in enumerate(images):
+        progress(done, len(images))
+        names.append(image.name)
+        x, clean = (part.to(compute) for part in _crop(image, size, multiple))
+        # By name, so that an image is attacked alike whatever else is attacked.
+        start = seed + zlib.crc32(image.name.encode())
+        for name, module in frozen.items():
+            unattacked[name].append(_psnr_db(module, x, clean))
+            for bound, found in zip(bounds, attacked[name], strict=True):
                 step_size = STEP_SHARE * bound / max(steps, 1)
                 worst = attack(module, x, clean, bound=bound, steps=steps, step_size=step_size, seed=start)
                 found.append(_psnr_db(module, worst, clean))
-            rows.append(tuple(found))
-        attacked[name] = tuple(rows)
     return Robustness(
-        images=tuple(image.name for image in images),
+        images=tuple(names),
         bounds=tuple(bounds),
-        unattacked_db=unattacked,
-        attacked_db=attacked,
+        unattacked_db={name: tuple(values) for name, values in unattacked.items()},
+        attacked_db={name: tuple(map(tuple, found)) for name, found in attacked.items()},
         protocol={
             "attack": "PGD (Madry et al. 2018) on the input, L-infinity, untargeted",
             "loss": "mean squared error between the output and the clean image; the strongest step counts",

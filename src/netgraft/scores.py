@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from netgraft.errors import DatasetError
 from netgraft.imaging import RgbImage, mae, psnr_db, ssim
 from netgraft.imaging.align import align
+from netgraft.intervals import Estimate
 
 Bits = Literal[8, 16]
 FIGURES = ("psnr_db", "ssim", "ssim_matlab", "mae", "lpips")
 """What an image is scored by; lower is better for the last two."""
-DRAWS = 10_000
-"""Resamplings of a bootstrap interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +36,8 @@ class ImageScore:
     """Perceptual distance; None where its weights are not at hand, or nobody asked."""
     group: str = ""
     """The part of the data set that is reported on its own, e.g. ``indoor``."""
+    scene: str = ""
+    """What it is a frame of, e.g. a video; empty where every image is a scene of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,31 @@ class Evaluation:
         """Mean over the images of one of ``FIGURES``."""
         return float(np.mean(self.values(figure)))
 
-    def interval(self, figure: str = "psnr_db") -> tuple[float, float]:
-        """95 % bootstrap interval, over images, of that mean: (low, high)."""
-        return _interval(self.values(figure), 0, DRAWS)
+    def estimate(self, figure: str = "psnr_db") -> Estimate:
+        """That mean with its 95 % interval."""
+        return Estimate.of(self.values(figure), scenes=self.scenes)
+
+    def less(self, other: Evaluation, figure: str = "psnr_db") -> Estimate:
+        """The mean of what these scores are above others, image by image, with its 95 % interval.
+
+        Raises:
+            DatasetError: they are not of the same images.
+        """
+        if self.names != other.names:
+            raise DatasetError("the two evaluations are not of the same images: evaluate both again, together")
+        return Estimate.of(self.values(figure), other.values(figure), self.scenes)
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The scene of every image; empty where not all are known."""
+        found = tuple(score.scene for score in self.scores)
+        return found if all(found) else ()
+
+    @property
+    def resampled(self) -> str:
+        """What the intervals resample, in words."""
+        count = len(set(self.scenes))
+        return f"over {count} scenes" if count > 1 else "over images"
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -75,14 +97,10 @@ class Evaluation:
         """Names of the images."""
         return tuple(score.name for score in self.scores)
 
-    def only(self, chosen: Callable[[ImageScore], bool]) -> Evaluation:
-        """The scores of some of the images."""
-        return Evaluation(scores=tuple(score for score in self.scores if chosen(score)))
-
     def groups(self) -> dict[str, Evaluation]:
         """The scores of each group by its name; empty if the data set has none."""
         names = dict.fromkeys(score.group for score in self.scores if score.group)
-        return {name: self.only(lambda score, name=name: score.group == name) for name in names}  # type: ignore[misc]
+        return {name: Evaluation(scores=tuple(s for s in self.scores if s.group == name)) for name in names}
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Plain data, for JSON."""
@@ -105,11 +123,13 @@ class Scorer:
     lpips: Callable[[NDArray[np.uint8], NDArray[np.uint8]], float] | None = None
     """The perceptual distance of two images, or None to leave it out; of aligned images none is defined."""
 
-    def __call__(self, name: str, restored: RgbImage, clean: RgbImage, group: str = "") -> ImageScore:
-        """Compare an (h, w, 3) image with the clean one.
+    def __call__(
+        self, name: str, restored: RgbImage, clean: RgbImage, *, group: str = "", scene: str = ""
+    ) -> ImageScore:
+        """Compare an (h, w, 3) image with the clean one; the names are passed on.
 
         Raises:
-            ImageError: the two differ in size, or cannot be aligned.
+            ImageError: the two differ in size, are too small, or cannot be aligned.
         """
         if self.bits == 8:
             restored, clean = eight_bits(restored), eight_bits(clean)
@@ -122,6 +142,7 @@ class Scorer:
                 ssim_matlab=aligned.ssim("matlab"),
                 mae=aligned.mae,
                 group=group,
+                scene=scene,
             )
         return ImageScore(
             name=name,
@@ -131,6 +152,7 @@ class Scorer:
             mae=mae(restored, clean),
             lpips=None if self.lpips is None else self.lpips(eight_bits(restored), eight_bits(clean)),
             group=group,
+            scene=scene,
         )
 
 
@@ -139,33 +161,6 @@ def eight_bits(image: RgbImage) -> NDArray[np.uint8]:
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], *, seed: int = 0, draws: int = DRAWS
-) -> tuple[float, float]:
-    """95 % bootstrap interval, over images, of the mean of ``first - second``: (low, high).
-
-    Raises:
-        DatasetError: the two are empty, or not of the same images.
-    """
-    if len(first) != len(second) or not len(first):
-        raise DatasetError(f"scores of {len(first)} and {len(second)} images cannot be compared in pairs")
-    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return _interval(gaps, seed, draws)
-
-
-def difference(first: Evaluation, second: Evaluation, figure: str = "psnr_db") -> dict[str, Any]:
-    """Mean of ``first - second`` over the same images, with its 95 % interval, as ``mean``, ``low`` and ``high``.
-
-    Raises:
-        DatasetError: they are not of the same images.
-    """
-    if first.names != second.names:
-        raise DatasetError("the two evaluations are not of the same images: evaluate both again, together")
-    a, b = first.values(figure), second.values(figure)
-    low, high = paired_interval(a, b)
-    return {"mean": float(np.mean(np.subtract(a, b))), "low": low, "high": high}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,25 +182,12 @@ def difficulty_bins(evaluations: Mapping[str, Evaluation], degraded: Evaluation,
     """
     if not 1 <= count <= len(degraded.scores):
         raise DatasetError(f"{len(degraded.scores)} images cannot be parted into {count} bins; ask for fewer")
-    order = np.argsort(degraded.values(), kind="stable")
+    values = degraded.values()
     bins = []
-    for part in np.array_split(order, count):
-        named = {degraded.names[i] for i in part}
-        values = [degraded.values()[i] for i in part]
-        some = {name: scored.only(lambda s, named=named: s.name in named) for name, scored in evaluations.items()}  # type: ignore[misc]
-        bins.append(Bin(low_db=min(values), high_db=max(values), evaluations=some))
+    for part in np.array_split(np.argsort(values, kind="stable"), count):
+        chosen = sorted(int(i) for i in part)
+        some = {
+            name: Evaluation(scores=tuple(scored.scores[i] for i in chosen)) for name, scored in evaluations.items()
+        }
+        bins.append(Bin(low_db=values[part[0]], high_db=values[part[-1]], evaluations=some))
     return bins
-
-
-def _interval(values: Sequence[float] | NDArray[np.float64], seed: int, draws: int) -> tuple[float, float]:
-    """(low, high) of the mean of the values, resampled; not finite where one of them is not."""
-    numbers = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(numbers).all():
-        return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    # In parts: the draws of thousands of images would fill the memory otherwise.
-    part = max(1, 2**20 // len(numbers))
-    sizes = [min(part, draws - first) for first in range(0, draws, part)]
-    means = [numbers[rng.integers(len(numbers), size=(size, len(numbers)))].mean(axis=1) for size in sizes]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)

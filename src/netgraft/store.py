@@ -23,6 +23,10 @@ from netgraft.files import replacing, write_atomically
 Json = Any
 
 
+ADAPTATION = "adaptation.json"
+"""What the folder of an adaptation notes of itself."""
+
+
 def digest(value: Json) -> str:
     """16 hexadecimal digits that stand for any JSON value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

@@ -256,7 +256,7 @@ def test_the_degradation_is_the_configs() -> None:
     assert degradation_of(defocus) == DefocusModel(min_radius_px=1, max_radius_px=2)
     noise = DataConfig(degradation="noise", strength_px=(5, 15))
     assert degradation_of(noise) == NoiseModel(min_sigma=5, max_sigma=15)
-    assert noise.degradation_in_words == "noise of 5 to 15 steps of 8 bits"
+    assert noise.degradation_in_words == "noise of 5 to 15 steps of 8 bits, seed 7"
     assert defocus.degradation_in_words == "defocus of 1 to 2 pixels"
 
 
@@ -306,6 +306,7 @@ def test_a_fingerprint_tells_images_apart(tmp_path: Path) -> None:
     assert second != first
     write_image(tmp_path / "train" / "more.png", picture(1, h=25))
     assert fingerprint(config) != second
-    assert fingerprint(DataConfig()) == DataConfig().model_dump(mode="json")
+    assert fingerprint(DataConfig()) == DataConfig().model_dump(mode="json", exclude={"test_images"})
+    assert fingerprint(DataConfig(test_images=2))["test_images"] == 2
     with pytest.raises(DatasetError, match="no such folder"):
         fingerprint(DataConfig(source="sharp", root=tmp_path / "nowhere"))

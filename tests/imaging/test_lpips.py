@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.signal import correlate
 
-from netgraft.errors import CheckpointError
+from netgraft.errors import CheckpointError, ImageError
 from netgraft.imaging.lpips import ALEXNET, TAPS, Lpips, LpipsDistance, open_lpips
 
 STRIDES, PADDINGS = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1)
@@ -102,3 +102,5 @@ def test_without_its_authors_package_there_is_none() -> None:
 def test_untrained_it_finds_no_difference() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     assert LpipsDistance(Lpips())(image, image + np.uint8(9)) == 0
+    with pytest.raises(ImageError, match="LPIPS needs 31 pixels"):
+        LpipsDistance(Lpips())(image[:30], image[:30])

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from netgraft.commands.console import DataRoot, Degradation, Json, finish, out_console, progress_bars
-from netgraft.names import lookup
+from netgraft.commands.console import DataRoot, Degradation, Json, Strength, data_of, finish, out_console, progress_bars
 
 
 def adapt(
@@ -16,11 +15,8 @@ def adapt(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it makes; the same command continues.")],
     data: Annotated[str, typer.Option(help="Source of the images: embedded, sharp, folder, gopro, ...")] = "embedded",
     root: DataRoot = None,
-    degradation: Degradation = "shake",
-    strength: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Least and most of it: pixels; of noise, 8-bit steps.", show_default=False),
-    ] = None,
+    degradation: Degradation = None,
+    strength: Strength = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Training images that are used; by default all.", show_default=False)
     ] = None,
@@ -50,20 +46,14 @@ def adapt(
     The architecture stays, and with it the latency.
     """
     from netgraft.adapt import parse_adapt_config
-    from netgraft.data.images import USUAL_STRENGTHS
     from netgraft.pipeline import adapt as adapt_network
     from netgraft.stages import start_from
     from netgraft.tables import adapted_table
 
-    usual = lookup("degradation", degradation, USUAL_STRENGTHS)
+    chosen = data_of("netgraft adapt", data, root, degradation, strength)
     config = parse_adapt_config(
         {
-            "data": {
-                "source": data,
-                "root": root,
-                "degradation": degradation,
-                "strength_px": usual if strength is None else strength,
-            },
+            "data": chosen,
             "images": images,
             "steps": steps,
             "batch": batch,

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from netgraft.commands.console import DataRoot, Degradation, Json, finish, out_console, progress_bars
-from netgraft.config import parse_config
+from netgraft.commands.console import (
+    DataRoot,
+    Degradation,
+    Json,
+    Strength,
+    check_outputs,
+    data_of,
+    finish,
+    out_console,
+    progress_bars,
+)
+from netgraft.commands.evaluate import bits_of
 
 if TYPE_CHECKING:
     from netgraft.comparison import Timed
@@ -27,14 +37,18 @@ def compare(
     dataset: Annotated[str, typer.Option(help="As for netgraft evaluate.")] = "embedded",
     root: DataRoot = None,
     split: Annotated[str, typer.Option(help="Split; by default the one that figures are published for.")] = "",
-    degradation: Degradation = "shake",
+    degradation: Degradation = None,
+    strength: Strength = None,
     inference: Annotated[
         Literal["whole", "tiles", "crop"], typer.Option(help="Whole images, tiles, or the central crop of each.")
     ] = "tiles",
     size: Annotated[int, typer.Option(min=16, help="Side of tiles or crops, and of what is timed.")] = 256,
     tlc: Annotated[int | None, typer.Option(min=16, help="Training crop, for local statistics of NAFNets.")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 16 bits a channel; by default the data set's.")] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Align restored images first, as RealBlur is.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept an incomplete data set.")] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Look at all pairs before any is used.")] = True,
     device: Annotated[str, typer.Option(help="Where they are timed; see netgraft devices.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the device.")] = 1,
     samples: Annotated[int, typer.Option(min=1, help="Timing samples of each network.")] = 30,
@@ -49,17 +63,21 @@ def compare(
     from netgraft.files import write_atomically
     from netgraft.judgement import document, judge, rows
 
-    data = parse_config(
-        {"data": {"source": dataset, "root": root, "degradation": degradation}}, "netgraft compare"
-    ).data
+    data = data_of("netgraft compare", dataset, root, degradation, strength)
+    check_outputs(out)
     timer = open_device(device, threads)
     entrants = open_entrants(models, tlc=tlc)
     protocol = MeasureProtocol(samples=samples)
     with progress_bars() as progress:
         tests = open_test_set(
-            data, split, limit=limit, partial=partial, threads=2, progress=lambda d, n: progress("check", d, n)
+            data,
+            split,
+            limit=limit,
+            partial=partial,
+            check=check,
+            threads=2,
+            progress=lambda done, total: progress("check", done, total),
         )
-        # First, while nothing else has warmed the machine.
         progress("time", 0, 1)
         timed = time_entrants(entrants, timer, example_of(tests.images[0].degraded, (size, size)), protocol)
         progress("time", 1, 1)
@@ -68,7 +86,8 @@ def compare(
             tests,
             inference=inference,
             side=None if inference == "whole" else size,
-            bits=16 if tests.bits == 16 else 8,
+            bits=bits_of(bits, tests.bits, aligned=aligned),
+            aligned=aligned,
             progress=lambda d, n: progress("evaluate", d, n),
         )
     told = document(judgement) | {
@@ -77,7 +96,8 @@ def compare(
         "costs": {name: _costs(one) for name, one in timed.items()},
     }
     if out is not None:
-        write_atomically(out, json.dumps(told | {"scores": rows(judgement)}, indent=1).encode())
+        content = json.dumps(told | {"scores": rows(judgement)}, indent=1, allow_nan=False)
+        write_atomically(out, content.encode())
     _show(judgement, timed, timer.description.backend, size)
     finish(told, as_json)
 
@@ -96,26 +116,23 @@ def _show(judgement: Judgement, timed: dict[str, Timed], backend: str, size: int
     out_console.print(_quality(judgement, first))
     out_console.print(_cost(timed, first, f"{backend}, {size}x{size}"))
     out_console.print(
-        f"Protocol: {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit RGB. In brackets: 95 % over "
-        "images, of differences in pairs. Quartiles: of samples taken in turns.",
+        f"Protocol: {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit RGB. In brackets: 95 %, "
+        f"bootstrap {judgement.evaluations['degraded'].resampled}, of differences in pairs. Quartiles: of samples "
+        "taken in turns.",
         style="dim",
     )
 
 
 def _quality(judgement: Judgement, first: str) -> Table:
-    from netgraft.judgement import DEGRADED
-    from netgraft.scores import difference
+    from netgraft.entrants import DEGRADED
 
     view = Table(title=f"{judgement.protocol.images} images of {judgement.protocol.dataset}")
     for column in ("", "PSNR, dB", f"less {first}", "SSIM"):
         view.add_column(column, justify="right" if column else "left")
     for name, evaluation in judgement.evaluations.items():
-        low, high = evaluation.interval()
-        gap = ""
-        if name not in (DEGRADED, first):
-            found = difference(evaluation, judgement.evaluations[first])
-            gap = f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
-        view.add_row(name, f"{evaluation.mean():.2f} [{low:.2f}, {high:.2f}]", gap, f"{evaluation.mean('ssim'):.4f}")
+        beside = name not in (DEGRADED, first)
+        gap = evaluation.less(judgement.evaluations[first]).text(sign=True) if beside else ""
+        view.add_row(name, evaluation.estimate().text(), gap, f"{evaluation.mean('ssim'):.4f}")
     return view
 
 

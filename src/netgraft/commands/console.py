@@ -16,6 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from netgraft.config import parse_config
+from netgraft.data.images import SHARP_SOURCES, DataConfig
+from netgraft.errors import ConfigError
+from netgraft.files import make_folder
 from netgraft.stages import Progress
 
 out_console = Console(highlight=False)
@@ -27,7 +31,39 @@ LINE_SECONDS = 30
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues what is in it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-Degradation = Annotated[str, typer.Option(help="shake, defocus or noise, for sharp photographs.")]
+Degradation = Annotated[str | None, typer.Option(help="shake (if not said), defocus or noise, for sharp photographs.")]
+Strength = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Least and most of it: pixels; of noise, 8-bit steps. By default as for netgraft adapt."),
+]
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse files that cannot be written, before the work for them is done.
+
+    Raises:
+        ConfigError: one is a folder, or lies in what is none.
+    """
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; name a file in it")
+        make_folder(path.parent)
+
+
+def data_of(
+    command: str, dataset: str, root: Path | None, degradation: str | None, strength: tuple[float, float] | None
+) -> DataConfig:
+    """The images that a command names.
+
+    Raises:
+        ConfigError: there is no such data set, or a setting does not fit it.
+    """
+    named = {"--degradation": degradation, "--strength": strength}
+    options = " and ".join(name for name, value in named.items() if value is not None)
+    if options and dataset not in SHARP_SOURCES:
+        raise ConfigError(f"{dataset}: its images come degraded, {options} would change nothing: leave it out")
+    given = {"source": dataset, "root": root, "degradation": degradation, "strength_px": strength}
+    return parse_config({"data": {name: value for name, value in given.items() if value is not None}}, command).data
 
 
 @contextmanager

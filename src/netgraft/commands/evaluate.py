@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from netgraft.commands.console import DataRoot, Degradation, Json, finish, out_console, progress_bars
-from netgraft.config import parse_config
+from netgraft.commands.console import (
+    DataRoot,
+    Degradation,
+    Json,
+    Strength,
+    check_outputs,
+    data_of,
+    finish,
+    out_console,
+    progress_bars,
+)
 from netgraft.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,10 +44,8 @@ def evaluate(
     ] = "embedded",
     root: DataRoot = None,
     split: Annotated[str, typer.Option(help="Split; by default the one that figures are published for.")] = "",
-    degradation: Degradation = "shake",
-    strength: Annotated[
-        tuple[float, float] | None, typer.Option(help="Weakest and strongest degradation of sharp photographs.")
-    ] = None,
+    degradation: Degradation = None,
+    strength: Strength = None,
     inference: Annotated[
         Literal["whole", "tiles", "crop"], typer.Option(help="Whole images, tiles, or the central crop of each.")
     ] = "tiles",
@@ -68,15 +75,14 @@ def evaluate(
     from netgraft.data.testset import open_test_set
     from netgraft.entrants import open_entrants
     from netgraft.files import write_atomically
-    from netgraft.judgement import against, as_csv, document, judge, rows
+    from netgraft.judgement import against, as_csv, document, judge, read_earlier, rows
     from netgraft.robustness import robustness
 
-    given = {"source": dataset, "root": root, "degradation": degradation}
-    data = parse_config(
-        {"data": given | ({} if strength is None else {"strength_px": list(strength)})}, "netgraft evaluate"
-    ).data
+    data = data_of("netgraft evaluate", dataset, root, degradation, strength)
+    # All that can be known beforehand to fail does so before anything takes its time.
+    check_outputs(table, out)
+    before = None if earlier is None else read_earlier(earlier)
     entrants = open_entrants(models, tlc=tlc, compute=compute)
-    # Before anything takes its time: an exported file has no gradients to attack by.
     modules = {name: entrant.module for name, entrant in entrants.items()} if attacked else {}
     distance = _lpips(lpips)
     with progress_bars() as progress:
@@ -89,32 +95,39 @@ def evaluate(
             threads=2,
             progress=lambda done, total: progress("check", done, total),
         )
+        if bins > len(tests.images):
+            raise ConfigError(f"--bins {bins}: there are {len(tests.images)} images, ask for no more bins")
         judgement = judge(
             entrants,
             tests,
             inference=inference,
             side=size,
-            bits=_bits(bits, tests.bits),
+            bits=bits_of(bits, tests.bits, aligned=aligned),
             aligned=aligned,
             lpips=distance,
+            earlier=before,
             progress=lambda done, total: progress("evaluate", done, total),
         )
-        attacks = robustness(modules, tests.images, progress=lambda d, n: progress("attack", d, n)) if modules else None
-    told = {"models": models} | document(judgement, bins)
-    if attacks is not None:
-        told["robustness"] = attacks.as_dict()
-    if earlier is not None:
-        told["against"] = against(judgement, earlier)
-    if table is not None:
-        write_atomically(table, as_csv(judgement).encode())
+        if table is not None:
+            write_atomically(table, as_csv(judgement).encode())
+        told = {"models": models} | document(judgement, bins)
+        if before is not None:
+            told["against"] = against(judgement, before)
+        if modules:
+            attacks = robustness(
+                modules, tests.images, compute=compute, progress=lambda done, total: progress("attack", done, total)
+            )
+            told["robustness"] = attacks.as_dict()
     if out is not None:
-        write_atomically(out, json.dumps(told | {"scores": rows(judgement)}, indent=1).encode())
+        content = json.dumps(told | {"scores": rows(judgement)}, indent=1, allow_nan=False)
+        write_atomically(out, content.encode())
     show(judgement, told)
     finish(told, as_json)
 
 
-def _bits(asked: int | None, published: int) -> Literal[8, 16]:
-    bits = asked or published
+def bits_of(asked: int | None, published: int, *, aligned: bool) -> Literal[8, 16]:
+    """Bits that images are compared in: as asked, else the data set's; aligned ones in 8."""
+    bits = asked or (8 if aligned else published)
     if bits not in (8, 16):
         raise ConfigError(f"--bits {bits}: images have 8 or 16 bits a channel")
     return 16 if bits == 16 else 8
@@ -146,9 +159,8 @@ def show(judgement: Judgement, told: dict[str, Any]) -> None:
         arrow = "↓" if figure in LOWER_IS_BETTER else "↑"
         view.add_column(f"{figure} {arrow}", justify="right", no_wrap=True)
     for name, evaluation in judgement.evaluations.items():
-        low, high = evaluation.interval()
         cells = [f"{evaluation.mean(figure):.4f}" for figure in figures[1:]]
-        view.add_row(name, f"{evaluation.mean():.2f} [{low:.2f}, {high:.2f}]", *cells)
+        view.add_row(name, evaluation.estimate().text(), *cells)
     out_console.print(view)
     for row in [*told["differences"], *told.get("against", [])]:
         out_console.print(
@@ -166,7 +178,7 @@ def show(judgement: Judgement, told: dict[str, Any]) -> None:
     out_console.print(
         f"Protocol: {protocol.images} images{of}, {protocol.degradation}; {protocol.inference}; {protocol.bits}-bit "
         f"RGB; alignment: {protocol.alignment}; views: {protocol.views}. LPIPS: {judgement.lpips}. "
-        "In brackets: 95 %, bootstrap over images.",
+        f"In brackets: {told['intervals_are']}.",
         style="dim",
     )
 

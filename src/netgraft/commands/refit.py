@@ -14,7 +14,7 @@ from netgraft.config import PRESETS, RunConfig, load_config, parse_config, store
 from netgraft.errors import ConfigError
 from netgraft.files import write_atomically
 from netgraft.names import lookup
-from netgraft.store import RunStore
+from netgraft.store import ADAPTATION, RunStore
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, npu, paper, tiny.")]
@@ -153,6 +153,8 @@ def _config(
     search: settings of the search by name; those that are None stay as they are.
     """
     stored = out / "config.json"
+    if (out / ADAPTATION).is_file():
+        raise ConfigError(f"{out}: holds an adaptation; choose another --out")
     if path is not None and preset is not None:
         raise ConfigError('name a config or a --preset, not both; a config can begin with preset = "NAME"')
     if path is not None:

@@ -30,6 +30,7 @@ def reproduce(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say what it would cost, and stop; needs no data.")
     ] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Look at every test pair beforehand.")] = True,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="In miniature, on any images in the data sets' layouts.")
     ] = False,
@@ -38,7 +39,8 @@ def reproduce(
     """Repeat the experiment of arXiv 2601.11685: refit on GoPro, judge on GoPro, HIDE and RealBlur, adapt to DPDD."""
     from netgraft.compute import check_compute
     from netgraft.cost import estimate_seconds, measure_speed
-    from netgraft.files import write_atomically
+    from netgraft.devices import timed_kind
+    from netgraft.files import make_folder, write_atomically
     from netgraft.published import paper_tables
     from netgraft.reproduction import Experiment, official, require_data
     from netgraft.reproduction import reproduce as repeat
@@ -46,8 +48,17 @@ def reproduce(
     if what not in PAPERS:
         raise ConfigError(f"cannot reproduce {what!r}: the choices are {', '.join(PAPERS)}")
     experiment = Experiment(
-        teacher=teacher, root=root, compute=check_compute(compute), device=device, threads=threads, tiny=tiny
+        teacher=teacher,
+        root=root,
+        compute=check_compute(compute),
+        device=device,
+        threads=threads,
+        check=check,
+        tiny=tiny,
     )
+    timed_kind(device)
+    if out is not None and not estimate:
+        make_folder(out)
     given = {"--root": root, "--teacher": teacher, "--out": out}
     missing = [option for option, value in given.items() if value is None]
     if missing and not estimate:

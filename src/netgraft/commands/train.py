@@ -8,8 +8,17 @@ from typing import Annotated
 
 import typer
 
-from netgraft.commands.console import DataRoot, Degradation, Json, Out, finish, out_console, progress_bars
-from netgraft.config import parse_config
+from netgraft.commands.console import (
+    DataRoot,
+    Degradation,
+    Json,
+    Out,
+    Strength,
+    data_of,
+    finish,
+    out_console,
+    progress_bars,
+)
 from netgraft.errors import ConfigError
 from netgraft.names import lookup
 
@@ -18,10 +27,8 @@ def train(
     out: Out,
     data: Annotated[str, typer.Option(help="Source of the images: embedded, sharp, folder, gopro, ...")] = "embedded",
     root: DataRoot = None,
-    degradation: Degradation = "shake",
-    strength_px: Annotated[
-        tuple[float, float], typer.Option(help="Least and most blur, in pixels; of noise, in 8-bit steps.")
-    ] = (2.0, 20.0),
+    degradation: Degradation = None,
+    strength: Strength = None,
     width: Annotated[int, typer.Option(min=1)] = 16,
     encoder: Annotated[str, typer.Option(help="Blocks per encoder level.")] = "1,1,1,28",
     middle: Annotated[int, typer.Option(min=0)] = 1,
@@ -42,10 +49,7 @@ def train(
     from netgraft.pretrain import pretrain
     from netgraft.train import TrainConfig, Training
 
-    images = parse_config(
-        {"data": {"source": data, "root": root, "degradation": degradation, "strength_px": strength_px}},
-        "netgraft train",
-    ).data
+    images = data_of("netgraft train", data, root, degradation, strength)
     stages = [_whole_numbers("--crops", stage, ":", 3) for stage in crops.split(",")]
     recipe = TrainConfig(
         crops=tuple(CropStage(steps=a, size=b, batch=c) for a, b, c in stages),

@@ -50,7 +50,7 @@ def check_pairs(
             progress(done, len(pairs))
     if wrong:
         raise DatasetError(
-            f"pairs that do not show the same: {first_few(wrong)}; leave them out, or skip this check if they are right"
+            f"pairs that do not show the same: {first_few(wrong)}; leave them out, or add --no-check if they are right"
         )
 
 

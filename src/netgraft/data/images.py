@@ -57,6 +57,16 @@ class DataConfig(BaseModel):
     seed: int = Field(7, ge=0)
     """Seed of the degradation of validation and test images; the training's follows the run's seed."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_strength(cls, values: Any) -> Any:
+        """How strong a degradation is depends on its kind, where nobody says."""
+        if not isinstance(values, dict) or values.get("strength_px") is not None:
+            return values
+        usual = USUAL_STRENGTHS.get(str(values.get("degradation", "shake")))
+        given = {name: value for name, value in values.items() if name != "strength_px"}
+        return given if usual is None else given | {"strength_px": usual}
+
     @field_validator("source")
     @classmethod
     def _as_typed_in_a_shell(cls, source: str) -> str:
@@ -74,10 +84,12 @@ class DataConfig(BaseModel):
 
     @property
     def degradation_in_words(self) -> str:
-        """How sharp photographs are degraded, and how strongly."""
+        """How the degraded images came about."""
+        if self.source not in SHARP_SOURCES:
+            return "as shipped"
         low, high = self.strength_px
         unit = "steps of 8 bits" if self.degradation == "noise" else "pixels"
-        return f"{self.degradation} of {low:g} to {high:g} {unit}"
+        return f"{self.degradation} of {low:g} to {high:g} {unit}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +102,8 @@ class ImagePair:
     clean: RgbImage
     group: str = ""
     """The part of the data set that is reported on its own, e.g. ``indoor``."""
+    scene: str = ""
+    """What it is a frame of, e.g. a video; empty where every image is a scene of its own."""
 
 
 class LazyImages(Sequence[ImagePair]):
@@ -181,8 +195,9 @@ def images_of(pairs: Sequence[Pair]) -> LazyImages:
     """The images of pairs on disk."""
 
     def load(index: int) -> ImagePair:
-        degraded, clean = load_pair(pairs[index])
-        return ImagePair(name=pairs[index].name, degraded=degraded, clean=clean, group=pairs[index].group)
+        pair = pairs[index]
+        degraded, clean = load_pair(pair)
+        return ImagePair(name=pair.name, degraded=degraded, clean=clean, group=pair.group, scene=pair.scene)
 
     return LazyImages([pair.name for pair in pairs], load)
 
@@ -261,6 +276,16 @@ def _sharp(config: DataConfig, split: Split) -> tuple[list[str], Sequence[Image]
 
 
 def _pairs(config: DataConfig, split: Split) -> tuple[Pair, ...]:
+    pairs = _pairs_of_split(config, split)
+    if any(pair.right is not None for pair in pairs):
+        raise DatasetError(
+            f"{config.source}: networks of two views are judged here (netgraft evaluate), not trained: name a data set "
+            "of single images"
+        )
+    return pairs
+
+
+def _pairs_of_split(config: DataConfig, split: Split) -> tuple[Pair, ...]:
     assert config.root is not None
     layout = LAYOUTS[config.source]
     if split == "test" or not layout.splits:

@@ -57,6 +57,8 @@ class Pair:
     """The right view of a dual-pixel pair."""
     group: str = ""
     """The part of the data set that is reported on its own, e.g. ``indoor``."""
+    scene: str = ""
+    """What it is a frame of, e.g. a video; empty where every image is a scene of its own."""
 
     @property
     def files(self) -> tuple[ImageFile, ...]:
@@ -95,10 +97,10 @@ def _gopro(blur: str) -> Callable[[Path, str], Iterable[Pair]]:
     def find(root: Path, split: str) -> Iterable[Pair]:
         stored = [root / split / f"{name}.lmdb" for name in GOPRO_LMDBS[split]]
         if blur == "blur" and any(path.is_dir() for path in stored):
-            yield from _same_keys(*stored)
+            yield from map(_frame, _same_keys(*stored))
             return
         for sequence in _subfolders(root / split):
-            yield from _same_stems(sequence / blur, sequence / "sharp", prefix=f"{sequence.name}/")
+            yield from map(_frame, _same_stems(sequence / blur, sequence / "sharp", prefix=f"{sequence.name}/"))
 
     return find
 
@@ -112,6 +114,11 @@ def _same_keys(degraded: Path, clean: Path) -> Iterable[Pair]:
     _complain_of_lonely(left.keys() ^ right.keys(), degraded, clean)
     # NAFNet writes SEQUENCE-FRAME; a pair has one name whatever it is stored in.
     return [Pair(name=_scene_first(key), degraded=image, clean=right[key]) for key, image in left.items()]
+
+
+def _frame(pair: Pair) -> Pair:
+    """A pair whose name begins with its scene."""
+    return replace(pair, scene=pair.name.partition("/")[0])
 
 
 def _scene_first(key: str) -> str:
@@ -131,7 +138,9 @@ def _hide(root: Path, split: str) -> Iterable[Pair]:
         prefix = "" if split == "train" else f"{Path(folder).name}/"
         group = "" if split == "train" else Path(folder).name.removeprefix("test-")
         for pair in _same_stems(root / folder, root / "GT", prefix=prefix, spare_clean=True):
-            yield replace(pair, group=group)
+            # Most names tell the video: 115fromGOPR1094.
+            video = re.search(r"from(GOPR\w+?)(\.|_|$)", pair.name)
+            yield replace(pair, group=group, scene=video.group(1) if video else "")
 
 
 def _listed(list_name: str, dataset: str, name_of: Callable[[Path], str]) -> Callable[[Path, str], Iterable[Pair]]:
@@ -149,7 +158,7 @@ def _listed(list_name: str, dataset: str, name_of: Callable[[Path], str]) -> Cal
         if missing:
             raise DatasetError(f"{list_file} names files that are missing in {root}: {first_few(missing)}")
         for clean, degraded in lines:
-            yield Pair(name=name_of(Path(degraded)), degraded=root / degraded, clean=root / clean)
+            yield _frame(Pair(name=name_of(Path(degraded)), degraded=root / degraded, clean=root / clean))
 
     return find
 
@@ -223,7 +232,7 @@ def _reds(blur: str) -> Callable[[Path, str], Iterable[Pair]]:
             for pair in _same_stems(degraded / name, clean / name, prefix=f"{name}/"):
                 # Every tenth frame, as NAFNet and others evaluate.
                 if split != REDS_300 or pair.name.endswith("9"):
-                    yield pair
+                    yield _frame(pair)
 
     return find
 

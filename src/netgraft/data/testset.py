@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netgraft.data.check import check_pairs
 from netgraft.data.images import SHARP_SOURCES, DataConfig, LazyImages, images_of, open_images
-from netgraft.data.layouts import LAYOUTS, Layout
+from netgraft.data.layouts import LAYOUTS, Layout, Pair
+from netgraft.data.lmdb_images import LmdbImage
 from netgraft.data.pairs import list_pairs
 from netgraft.errors import ConfigError, DatasetError
 
@@ -58,7 +59,7 @@ def open_test_set(
             images=images[:limit],
             dataset=config.source,
             split=split or "test",
-            degradation=f"{config.degradation_in_words}, seed {config.seed}",
+            degradation=config.degradation_in_words,
             published=None,
             dual=False,
             bits=8,
@@ -67,8 +68,12 @@ def open_test_set(
     layout = LAYOUTS[config.source]
     split = split or (layout.test if layout.splits else "")
     pairs = list_pairs(config.source, config.root, split)
-    if not partial:
-        _require_complete(layout, config, split, len(pairs))
+    published = _published(layout, split, pairs)
+    if published not in (None, len(pairs)) and not partial:
+        raise DatasetError(
+            f"{config.root}: {config.source} {split} has {published} pairs as published, but here are {len(pairs)}: "
+            "complete it, or accept that as part of the protocol with --partial"
+        )
     pairs = pairs[:limit]
     if check:
         check_pairs(pairs, threads=threads, progress=progress)
@@ -76,17 +81,14 @@ def open_test_set(
         images=images_of(pairs),
         dataset=config.source,
         split=split,
-        degradation="as shipped",
-        published=layout.counts.get(split),
+        degradation=config.degradation_in_words,
+        published=published,
         dual=pairs[0].right is not None,
         bits=layout.bits,
     )
 
 
-def _require_complete(layout: Layout, config: DataConfig, split: str, found: int) -> None:
-    expected = layout.counts.get(split)
-    if expected is not None and found != expected:
-        raise DatasetError(
-            f"{config.root}: {config.source} {split} has {expected} pairs as published, but here are {found}: "
-            "complete it, or accept that as part of the protocol with --partial"
-        )
+def _published(layout: Layout, split: str, pairs: Sequence[Pair]) -> int | None:
+    """How many pairs a split has as published; None if nobody says, or where it comes in pieces of its images."""
+    in_pieces = split == "train" and isinstance(pairs[0].degraded, LmdbImage)
+    return None if in_pieces else layout.counts.get(split)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netgraft.errors import CheckpointError
+from netgraft.errors import CheckpointError, ImageError, first_line
 
 ALEXNET = "alexnet-owt-7be5be79.pth"
 """torchvision's file, as ``torch.hub`` keeps it."""
@@ -24,6 +24,8 @@ LINEAR = Path("weights") / "v0.1" / "alex.pth"
 """Where the package ``lpips`` keeps its own."""
 MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of the three channels of images in [-1, 1] (the authors' scaling layer)."""
+LEAST_PX = 31
+"""Side of an image that is left with a pixel behind AlexNet's last pooling here."""
 TAPS = ((0, 64), (3, 192), (6, 384), (8, 256), (10, 256))
 """Position of each convolution among AlexNet's ``features``, and its channels."""
 
@@ -70,13 +72,15 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class LpipsDistance:
-    """The distance of two (h, w, 3) uint8 images."""
+    """The distance of two (h, w, 3) uint8 images; an ImageError where they are too small."""
 
     def __init__(self, network: Lpips) -> None:
         self._network = network.eval()
 
     @torch.inference_mode()
     def __call__(self, restored: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float:
+        if min(clean.shape[:2]) < LEAST_PX:
+            raise ImageError(f"LPIPS needs {LEAST_PX} pixels a side, the image has {clean.shape[1]}x{clean.shape[0]}")
         first, second = (
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 127.5 - 1
             for image in (restored, clean)
@@ -108,7 +112,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         entries = torch.load(path, map_location="cpu", weights_only=True)
     # The unpickler raises whatever a damaged file leads it to.
     except Exception as error:
-        raise CheckpointError(f"cannot read {path}: {str(error).splitlines()[0]}; fetch it again") from error
+        raise CheckpointError(f"cannot read {path}: {first_line(error)}; fetch it again") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: holds no weights by name; fetch it again")
     return entries

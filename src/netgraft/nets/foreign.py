@@ -11,22 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from netgraft.errors import CheckpointError
+from netgraft.errors import CheckpointError, first_line
 
 
 class Foreign(nn.Module):
     """A network of another architecture: (b, 3, h, w), RGB in [0, 1] -> the same."""
 
-    def __init__(self, network: nn.Module, multiple: int) -> None:
+    def __init__(self, network: nn.Module, multiple: int = 1, least: int = 0, *, square: bool = False) -> None:
         super().__init__()
         self.network = network
         self.size_multiple = multiple
+        self.least = least
+        self.square = square
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.network(x)
+        h, w = x.shape[-2:]
+        sides = [max(side, self.least) for side in (h, w)]
+        sides = [side + -side % self.size_multiple for side in sides]
+        if self.square:
+            sides = [max(sides)] * 2
+        # Replicated: reflection cannot continue an image by more than itself.
+        y = self.network(functional.pad(x, (0, sides[1] - w, 0, sides[0] - h), mode="replicate"))
         # Networks with deep supervision give every stage's image, the last one first.
-        return y[0] if isinstance(y, list | tuple) else y  # type: ignore[no-any-return]
+        last: Tensor = y[0] if isinstance(y, list | tuple) else y
+        return last[..., :h, :w]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +63,7 @@ def open_foreign(path: Path) -> ForeignNetwork | None:
         found = spandrel.ModelLoader(device="cpu").load_from_file(str(path))
     # It raises what the architectures' own code raises.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: neither a NAFNet, nor does spandrel know it: {reason}") from error
+        raise CheckpointError(f"{path}: neither a NAFNet, nor does spandrel know it: {first_line(error)}") from error
     scale, channels = int(getattr(found, "scale", 0)), (found.input_channels, found.output_channels)
     name = str(found.architecture.name)
     if scale != 1 or channels != (3, 3):
@@ -62,8 +71,10 @@ def open_foreign(path: Path) -> ForeignNetwork | None:
             f"{path}: {name} with {channels[0]} channels in, {channels[1]} out and scale {scale} is no restoration of "
             "RGB images: 3, 3 and 1 are needed"
         )
-    multiple = max(1, int(found.size_requirements.multiple_of or 1))
-    return ForeignNetwork(module=Foreign(found.model, multiple).eval(), architecture=name)
+    needs = found.size_requirements
+    multiple, least = max(1, int(needs.multiple_of or 1)), int(needs.minimum or 0)
+    module = Foreign(found.model, multiple, least, square=bool(needs.square))
+    return ForeignNetwork(module=module.eval(), architecture=name)
 
 
 def _add_extra_architectures(spandrel: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import netgraft.export
 from netgraft.adapt import Adaptation, AdaptConfig, Look
+from netgraft.config import stored_config
 from netgraft.data.crops import CropStage, PairedSource, SyntheticSource, crop_batches
 from netgraft.data.images import ImagePair, crops_of, fingerprint, train_source, whole_images
 from netgraft.devices import (
@@ -44,10 +45,12 @@ from netgraft.stages.finished import finished_run
 from netgraft.stages.folder import CheckpointTimer, Folder, Progress, digest_of_files, silent
 from netgraft.stages.latency import latency_from, latency_row
 from netgraft.stages.student import fixed_content
-from netgraft.store import RunStore
+from netgraft.store import ADAPTATION, RunStore
 
 BEFORE, AFTER = "untuned", "tuned"
 EMBEDDED = "embedded"
+PORTABLE = Path("export") / "student.safetensors"
+"""Where a finished run keeps its student, in one file."""
 EXAMPLES = 3
 """Validation crops that parity is checked on."""
 
@@ -82,6 +85,9 @@ def start_from(
         raise ConfigError("--teacher names a network that --no-teacher leaves out: give one of them")
     if path.suffix == ".safetensors" and not path.is_dir():
         student, own = load_student(path), None
+    elif (path / PORTABLE).is_file() and (config := stored_config(path)) is not None:
+        # What the run delivered, whatever has become of its images since.
+        student, own = load_student(path / PORTABLE), load_teacher(config.teacher.path, tlc=config.teacher.tlc)
     else:
         with finished_run(path, progress) as run:
             student, own = run.student, run.teacher
@@ -132,8 +138,10 @@ class AdaptStages(Folder):
         Raises:
             ConfigError: it holds something else.
         """
-        root, about = self.store.root, {"config": self.config.model_dump(mode="json"), "networks": self.digests}
-        noted = root / "adaptation.json"
+        # Not where it computes or how often it times: a folder may go on elsewhere.
+        training = self.config.data.model_dump(mode="json") | self.config.training()
+        root, about = self.store.root, {"config": training, "networks": self.digests}
+        noted = root / ADAPTATION
         if (root / "config.json").exists():
             raise ConfigError(f"{root}: holds a run; choose another --out")
         if noted.exists():

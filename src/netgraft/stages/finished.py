@@ -10,7 +10,7 @@ from netgraft.config import stored_config
 from netgraft.errors import ConfigError
 from netgraft.stages.folder import Progress, silent
 from netgraft.stages.run import Run
-from netgraft.store import RunStore
+from netgraft.store import ADAPTATION, RunStore
 
 STUDENT_FILE = Path("export") / "student.onnx"
 
@@ -23,6 +23,8 @@ def finished_run(folder: Path, progress: Progress = silent) -> Iterator[Run]:
         ConfigError: the folder holds no run, or one that has no student yet.
         StoreError: something else works in the folder.
     """
+    if (folder / ADAPTATION).is_file():
+        raise ConfigError(f"{folder}: holds an adaptation, not a run: name its student_tuned.safetensors")
     config = stored_config(folder)
     if config is None or not (folder / STUDENT_FILE).is_file():
         raise ConfigError(f"{folder}: holds no exported student yet: netgraft export --out {folder}")

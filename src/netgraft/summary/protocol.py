@@ -26,7 +26,7 @@ def protocol(run: Run) -> dict[str, Any]:
         "quality": {
             **PROTOCOL,
             "images": f"{len(run.test_images)} test images of source {data.source}, whole",
-            "degradation": f"{data.degradation_in_words}, seed {data.seed}",
+            "degradation": data.degradation_in_words,
             "network": f"{judged_form(first)}, in tiles of {h}x{w} with an overlap of {OVERLAP}",
             "statistics": "local (TLC)" if config.teacher.tlc else "global over each tile",
         },
