@@ -257,7 +257,7 @@ def test_the_degradation_is_the_configs() -> None:
     noise = DataConfig(degradation="noise", strength_px=(5, 15))
     assert degradation_of(noise) == NoiseModel(min_sigma=5, max_sigma=15)
     assert noise.degradation_in_words == "noise of 5 to 15 steps of 8 bits, seed 7"
-    assert defocus.degradation_in_words == "defocus of 1 to 2 pixels"
+    assert defocus.degradation_in_words == "defocus of 1 to 2 pixels, seed 7"
 
 
 @pytest.mark.parametrize(

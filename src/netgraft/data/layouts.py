@@ -295,7 +295,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "hide": Layout(
             splits=("train", "test", "test-close-ups", "test-long-shot"),
             list_pairs=_hide,
-            counts={"train": 6397, "test": 2025},
+            counts={"train": 6397, "test": 2025, "test-close-ups": 962, "test-long-shot": 1063},
         ),
         "realblur_j": Layout(
             splits=("train", "test"),
