@@ -197,3 +197,27 @@ def test_names_are_unique_and_short(checkpoint: Path, tmp_path: Path, teacher: N
     with pytest.raises(ConfigError, match="called embedded"):
         open_entrants(["embedded", "embedded"])
     assert open_restorer(teacher).pads_itself
+
+
+def test_an_adaptations_folder_shows_before_and_after(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "adaptation.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds no finished adaptation yet"):
+        open_entrants([str(tmp_path)])
+    for name in ("student", "student_untuned"):
+        shutil.copy(exported / "export/student_dynamic.onnx", tmp_path / f"export/{name}_dynamic.onnx")
+    assert list(open_entrants([str(tmp_path)])) == ["student untuned", "student"]
+    with pytest.raises(ConfigError, match="--tlc is for checkpoints"):
+        open_entrants([str(tmp_path)], tlc=256)
+
+
+def test_a_run_does_not_begin_in_an_adaptations_folder(netgraft: Netgraft, tmp_path: Path) -> None:
+    (tmp_path / "adaptation.json").write_text("{}")
+    for command in (
+        ("saliency", "--preset", "tiny", "--out", tmp_path),
+        ("adapt", tmp_path, "--out", tmp_path / "new"),
+    ):
+        outcome = netgraft(*command)
+        assert outcome.returncode == 2
+        assert "holds an adaptation" in outcome.stderr
+    assert not (tmp_path / "config.json").exists()
