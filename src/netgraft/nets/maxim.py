@@ -132,7 +132,7 @@ class Stage(nn.Module):
             _up(channels[min(level + 1, LEVELS - 1)], channels[level]) for level in range(LEVELS)
         )
         self.gates = nn.ModuleList(CrossGating(LEVELS * c, c, side) for c, side in both)
-        self.bridges = nn.ModuleList(Gather(channels, level) for level in range(LEVELS))
+        self.bridges = nn.ModuleList(Gather(channels, level, lowest_first=True) for level in range(LEVELS))
         self.ups = nn.ModuleList(_up(channels[min(level + 1, LEVELS - 1)], channels[level]) for level in range(LEVELS))
         self.decoders = nn.ModuleList(Level((1 + LEVELS) * c, c, side, shape.groups) for c, side in both)
         self.attention = nn.ModuleList() if last else nn.ModuleList(SupervisedAttention(c) for c in channels)
@@ -365,9 +365,10 @@ class SupervisedAttention(nn.Module):
 class Gather(nn.Module):
     """All levels at one level's size, each with its channels. features: by level -> (b, 3 * c, h, w)."""
 
-    def __init__(self, channels: Sequence[int], level: int) -> None:
+    def __init__(self, channels: Sequence[int], level: int, *, lowest_first: bool = False) -> None:
         super().__init__()
         self.level = level
+        self.lowest_first = lowest_first
         self.convs = nn.ModuleList(nn.Conv2d(c, channels[level], 1) for c in channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -381,7 +382,7 @@ class Gather(nn.Module):
                 parts.append(F.interpolate(conv(x), scale_factor=factor, mode="bilinear", align_corners=False))
             else:
                 parts.append(conv(x))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts[::-1] if self.lowest_first else parts, dim=1)
 
 
 def shrink(x: Tensor, factor: int) -> Tensor:
