@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    graph, maxim = Graph(options.package), import_maxim(options.package)
+    graph, maxim = Graph(options.package), import_maxim(options.package).network
     x = torch.rand(1, 3, *options.size, generator=torch.Generator().manual_seed(0))
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     seconds: dict[str, list[float]] = {"graph": [], "native": []}

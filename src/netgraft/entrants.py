@@ -13,6 +13,7 @@ from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
 from netgraft.nets.load import load_teacher
+from netgraft.nets.open import open_network
 from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
 
@@ -108,15 +109,15 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
     if path is not None and path.suffix == ".safetensors" and HEADER in read_metadata(path):
         return _student(path, tlc, compute)
     try:
-        teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
+        opened = open_network(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
         return _foreign(path, error, tlc, compute)
     return Entrant(
-        restorer=open_restorer(teacher, compute=compute),
-        source=teacher.source,
-        architecture=f"NAFNet, width {teacher.shape.width}",
-        statistics="global" if tlc is None else f"local (TLC {tlc}x{tlc})",
-        network=teacher.module,
+        restorer=open_restorer(opened.module, compute=compute),
+        source=opened.source,
+        architecture=opened.architecture,
+        statistics=opened.statistics,
+        network=opened.module,
     )
 
 

