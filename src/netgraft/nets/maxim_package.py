@@ -20,6 +20,14 @@ from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d
 from netgraft.nets.tfjs import GraphPackage, read_graph, read_identity
 
 
+FIRST = "stage_0_input_conv_0/Conv2D"
+"""The first operation of every MAXIM."""
+_OPERATIONS: Mapping[type[nn.Module], str] = MappingProxyType(
+    {nn.Conv2d: "Conv2D", nn.ConvTranspose2d: "conv2d_transpose"}
+)
+"""What kind of layer is called in the graph, where it is not a product."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """A package that is known."""
@@ -73,21 +81,22 @@ def import_maxim(path: Path, packages: Mapping[str, Published] = PACKAGES) -> Pu
         expected = ", ".join(f"{one} {entry.version}" for one, entry in packages.items())
         raise CheckpointError(f"{path}: is {name} {version}; one of these is expected: {expected}")
     package = read_graph(path)
-    module, used = _network(package)
+    graph = _Graph(package)
+    module, used = _network(graph)
     constants = _constants(package, used)
-    # Last, so that what can be said more exactly was said; shards that changed places are found by this alone.
+    # Only now, so that what can be said more exactly was said; shards that changed places are found by this alone.
     if package.sha256 != known.sha256:
         raise CheckpointError(
             f"{path}: differs from {name} {version} as published: a shard is damaged or in another's place; "
             "download it again"
         )
+    _check_values(graph, module)
     network = MaximNetwork(module=module, task=known.task, source=f"{name} {version}")
     return PublishedMaxim(network=network, weights=len(used), constants=constants)
 
 
-def _network(package: GraphPackage) -> tuple[Maxim, set[str]]:
+def _network(graph: _Graph) -> tuple[Maxim, set[str]]:
     """The network with the package's weights, and which of them it took."""
-    graph = _Graph(package)
     shape = _shape(graph)
     with torch.device("meta"):
         net = Maxim(shape)
@@ -104,11 +113,18 @@ def _network(package: GraphPackage) -> tuple[Maxim, set[str]]:
                     f"the {entry} of {published} is {tuple(value.shape)}, but a MAXIM of width {shape.width} has "
                     f"{expected} there"
                 )
-            if not bool(torch.isfinite(value).all()):
-                raise graph.wrong(f"the {entry} of {published} holds NaN or infinity")
             state[f"{path}.{entry}"] = value
     net.load_state_dict(state, assign=True)
     return net.eval().requires_grad_(True), used
+
+
+def _check_values(graph: _Graph, net: Maxim) -> None:
+    for path, (module, published) in layers(net).items():
+        if isinstance(module, nn.LayerNorm | LayerNorm2d):
+            graph.check_epsilon(published)
+        for entry, value in module.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise graph.wrong(f"the {entry} of {published}, which is {path} here, holds NaN or infinity")
 
 
 def _constants(package: GraphPackage, used: set[str]) -> int:
@@ -153,7 +169,6 @@ class _Graph:
         """Weight and bias of a layer, as ``module`` stores them, each with its name in the package."""
         if isinstance(module, nn.LayerNorm | LayerNorm2d):
             inverse = self._operation(f"{published}/Rsqrt", published)
-            self._check_epsilon(inverse, published)
             scale = self._then(inverse, "Mul")
             shift = self._then(self._then(scale, "Mul"), "AddV2")
             for operation in (scale, shift):
@@ -203,18 +218,13 @@ class _Graph:
             raise self.wrong(f"{name} holds {value.dtype}, not float32")
         return torch.from_numpy(value.astype(np.float32))
 
-    def _check_epsilon(self, inverse: str, published: str) -> None:
+    def check_epsilon(self, published: str) -> None:
+        """Refuse a norm with another epsilon than ours."""
+        inverse = self._operation(f"{published}/Rsqrt", published)
         added = self._package.nodes[inverse].inputs
         epsilon = self._tensor(self._weight_of(added[0])) if len(added) == 1 else torch.zeros(0)
         if epsilon.numel() != 1 or not math.isclose(epsilon.item(), LAYER_NORM_EPS, rel_tol=1e-4):
             raise self.wrong(f"the epsilon of {published} is {epsilon.flatten()[:3].tolist()}, not {LAYER_NORM_EPS:g}")
-
-
-FIRST = "stage_0_input_conv_0/Conv2D"
-"""The first operation of every MAXIM."""
-_OPERATIONS: Mapping[type[nn.Module], str] = MappingProxyType(
-    {nn.Conv2d: "Conv2D", nn.ConvTranspose2d: "conv2d_transpose"}
-)
 
 
 def _shape(graph: _Graph) -> MaximShape:
