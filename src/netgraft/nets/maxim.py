@@ -222,11 +222,14 @@ class MultiAxisBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         nhwc = x.permute(0, 2, 3, 1)
-        grid, block = (_gelu(half) for half in _halves(self.project_in, self.norm(nhwc)))
-        grid = along(grid, self.side, "grid", self.grid)
-        block = along(block, self.side, "block", self.block)
-        out: Tensor = x + self.project_out(torch.cat([grid, block], dim=-1)).permute(0, 3, 1, 2)
-        return out
+        # Halves of channels that meet again in a linear layer: a sum of two branches.
+        grid = along(nhwc, self.side, "grid", lambda tokens: self._branch(tokens, self.grid, 0))
+        block = along(nhwc, self.side, "block", lambda tokens: self._branch(tokens, self.block, 1))
+        return x + (grid + block).permute(0, 3, 1, 2)
+
+    def _branch(self, tokens: Tensor, gated: nn.Module, half: int) -> Tensor:
+        value = gated(_gelu(_to_half(self.project_in, self.norm(tokens), half)))
+        return _from_half(self.project_out, value, half)
 
 
 class GatedMlp(nn.Module):
@@ -241,7 +244,8 @@ class GatedMlp(nn.Module):
         self.project_out = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        value, gate = (_gelu(half) for half in _halves(self.project_in, self.norm(tokens)))
+        normed = self.norm(tokens)
+        value, gate = (_gelu(_to_half(self.project_in, normed, half)) for half in (0, 1))
         out: Tensor = tokens + self.project_out(value * self.mix(self.gate_norm(gate), shift=1.0))
         return out
 
@@ -341,10 +345,13 @@ class AxisGate(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value = _gelu(self.project(self.norm(x.permute(0, 2, 3, 1))))
-        grid, block = (_gelu(half) for half in _halves(self.project_in, self.gate_norm(value)))
-        grid = along(grid, self.side, "grid", self.mix_grid)
-        block = along(block, self.side, "block", self.mix_block)
-        return value, self.project_out(torch.cat([grid, block], dim=-1))
+        grid = along(value, self.side, "grid", lambda tokens: self._branch(tokens, self.mix_grid, 0))
+        block = along(value, self.side, "block", lambda tokens: self._branch(tokens, self.mix_block, 1))
+        return value, grid + block
+
+    def _branch(self, tokens: Tensor, mix: nn.Module, half: int) -> Tensor:
+        mixed = mix(_gelu(_to_half(self.project_in, self.gate_norm(tokens), half)))
+        return _from_half(self.project_out, mixed, half)
 
 
 class SupervisedAttention(nn.Module):
@@ -453,10 +460,14 @@ def _only_runs() -> bool:
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _halves(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``layer`` gives, as two tensors of half of the channels, each in memory of its own."""
-    (weight, other_weight), (bias, other_bias) = layer.weight.chunk(2), layer.bias.chunk(2)
-    return F.linear(x, weight, bias), F.linear(x, other_weight, other_bias)
+def _to_half(layer: nn.Linear, x: Tensor, half: int) -> Tensor:
+    """The first or second half of the channels that ``layer`` gives."""
+    return F.linear(x, layer.weight.chunk(2)[half], layer.bias.chunk(2)[half])
+
+
+def _from_half(layer: nn.Linear, x: Tensor, half: int) -> Tensor:
+    """What ``layer`` gives for the first or second half of its channels; the two add up, with one bias."""
+    return F.linear(x, layer.weight.chunk(2, dim=1)[half], layer.bias if half == 0 else None)
 
 
 def _conv3(in_channels: int, channels: int) -> nn.Conv2d:

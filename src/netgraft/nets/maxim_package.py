@@ -19,7 +19,6 @@ from netgraft.nets.maxim_names import layers
 from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d
 from netgraft.nets.tfjs import GraphPackage, read_graph, read_identity
 
-
 FIRST = "stage_0_input_conv_0/Conv2D"
 """The first operation of every MAXIM."""
 _OPERATIONS: Mapping[type[nn.Module], str] = MappingProxyType(
