@@ -17,6 +17,7 @@ from netgraft.commands.compare import compare
 from netgraft.commands.compile import compile_model
 from netgraft.commands.devices import devices
 from netgraft.commands.evaluate import evaluate
+from netgraft.commands.imports import imports
 from netgraft.commands.refit import run, stage_command
 from netgraft.commands.reproduce import reproduce
 from netgraft.commands.restore import restore
@@ -47,9 +48,12 @@ for name, help_text in STAGE_HELP.items():
 for command in (restore, evaluate, compare, train, adapt, reproduce, devices):
     app.command()(command)
 app.command("compile")(compile_model)
+app.add_typer(imports, name="import")
 INTERRUPTED = 130
 """What typer makes of a keyboard interrupt, as shells do."""
-COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands] + [
+    "import"
+]
 
 
 def main() -> None:

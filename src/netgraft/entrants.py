@@ -13,6 +13,7 @@ from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
 from netgraft.nets.load import Teacher, load_teacher
+from netgraft.nets.open import open_network
 from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
 from netgraft.store import ADAPTATION
@@ -133,10 +134,16 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
             )
         return student_entrant(path, compute)
     try:
-        teacher = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
+        opened = open_network(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
         return _foreign(path, error, tlc, compute)
-    return teacher_entrant(teacher, compute)
+    return Entrant(
+        restorer=open_restorer(opened.module, compute=compute),
+        source=opened.source,
+        architecture=opened.architecture,
+        statistics=opened.statistics,
+        network=opened.module,
+    )
 
 
 def teacher_entrant(teacher: Teacher, compute: str = "cpu") -> Entrant:

@@ -66,8 +66,7 @@ def save_weights(
         CheckpointError: another suffix, a file that cannot be written, or a weight that overflows float16.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: weights are written as .safetensors; change the suffix")
+    check_target(path)
     tensors = {}
     for name, tensor in module.state_dict().items():
         # A copy of its own for every tensor: the format refuses memory that two names share.
@@ -78,6 +77,12 @@ def save_weights(
             stored = stored.half()
         tensors[name] = stored
     write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})), CheckpointError)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that weights are not written to, before any work is done for them."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: weights are written as .safetensors; change the suffix")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

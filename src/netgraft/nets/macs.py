@@ -98,6 +98,11 @@ def _of_linear(x: Tensor, weight: Tensor, y: Tensor) -> int:
     return y.numel() * weight.shape[1]
 
 
+def _of_product(x: Tensor, weight: Tensor, y: Tensor) -> int:
+    # torch.baddbmm(bias, weight, x): a linear layer over rows in place of columns, as MAXIM's over tokens.
+    return y.numel() * weight.shape[-1]
+
+
 _COUNTS: Mapping[Any, Callable[[Tensor, Tensor, Tensor], int]] = MappingProxyType(
     {
         F.conv1d: _of_convolution,
@@ -107,5 +112,6 @@ _COUNTS: Mapping[Any, Callable[[Tensor, Tensor, Tensor], int]] = MappingProxyTyp
         F.conv_transpose2d: _of_transposed,
         F.conv_transpose3d: _of_transposed,
         F.linear: _of_linear,
+        torch.baddbmm: _of_product,
     }
 )
