@@ -9,7 +9,7 @@ import typer
 
 from netgraft.commands.console import Json, finish, out_console
 
-imports = typer.Typer(help="Make checkpoints of networks that others published.", no_args_is_help=True)
+imports = typer.Typer(help="Make checkpoints of networks that others published.")
 
 
 @imports.callback()
