@@ -19,13 +19,14 @@ from netgraft.comparison import example_of, fixed_size, time_entrants
 from netgraft.config import RunConfig
 from netgraft.devices import Latency, MeasureProtocol, OnnxRuntimeDevice, Unsupported
 from netgraft.devices.fake import FakeDevice
-from netgraft.entrants import Entrant, open_entrants, teacher_entrant
+from netgraft.entrants import Entrant, network_entrant, open_entrants
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.export import export
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.foreign import open_foreign
 from netgraft.nets.load import Teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape
+from netgraft.nets.open import network_of
 from netgraft.restore import open_restorer
 from terminal import Netgraft
 
@@ -182,7 +183,7 @@ def test_a_student_counts_alike_in_every_form(exported: Path) -> None:
     torch.manual_seed(0)
     net = NafNet(NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
     entrants = open_entrants([f"file={exported}/export/student.onnx"])
-    entrants["module"] = teacher_entrant(Teacher(module=net.eval(), source="here"))
+    entrants["module"] = network_entrant(network_of(Teacher(module=net.eval(), source="here")))
     timed = time_entrants(entrants, OnnxRuntimeDevice(), torch.rand(1, 3, 32, 32), QUICK)
     assert timed["module"].params == pytest.approx(timed["file"].params)
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from skimage.metrics import peak_signal_noise_ratio
 
 from netgraft.data.conditions import Condition, as_it_is, conditions_of
 from netgraft.data.images import DataConfig, ImagePair
@@ -79,17 +80,22 @@ def test_a_network_that_diverges_scores_nothing() -> None:
     assert condition_psnrs_db(diverges, [flat("a", 9, 9)], CONDITIONS[:1], size=(8, 8)) == [[0.0]]
 
 
-def test_doing_nothing_scores_alike_for_all_three() -> None:
-    """Every real condition, with networks that return what they get: no gain, no difference, nothing breaks."""
+def test_a_student_that_is_always_as_far_behind_breaks_nowhere() -> None:
+    """Every real condition, with a teacher that returns what it gets and a student 1 dB behind it everywhere."""
     rng = np.random.default_rng(0)
     clean = rng.integers(0, 256, (48, 48, 3)).astype(np.uint8)
     image = ImagePair(name="a", degraded=clean[::-1].copy(), clean=clean)
     conditions = conditions_of(DataConfig())
     psnrs = condition_psnrs_db(lambda x: x, [image], conditions, size=(32, 32))
-    found = Generalization.of(conditions, dict.fromkeys(("degraded", "teacher", "student"), psnrs), ["a"], (32, 32))
+    middle = (slice(8, 40), slice(8, 40))
+    assert psnrs[0] == pytest.approx([peak_signal_noise_ratio(clean[middle], image.degraded[middle], data_range=255)])
+    behind = [[psnr - 1 for psnr in row] for row in psnrs]
+    found = Generalization.of(conditions, {"degraded": psnrs, "teacher": psnrs, "student": behind}, ["a"], (32, 32))
     assert len(found.scores) == len(conditions)
     for row in found.as_dict()["conditions"]:
-        assert row["teacher_gain_db"] == row["difference_db"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+        assert row["teacher_gain_db"]["mean"] == 0
+        assert row["difference_db"]["mean"] == row["student_gain_db"]["mean"] == pytest.approx(-1)
+        assert row["difference_to_trained_db"]["mean"] == pytest.approx(0)
         assert not row["breaks_sooner"]
 
 

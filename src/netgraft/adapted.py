@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -93,7 +92,7 @@ def architecture(work: AdaptStages, name: str) -> dict[str, Any]:
 def graph_of(exported: Export) -> list[tuple[Any, ...]]:
     """Every node of the file of fixed size in its order: its kind, its attributes, what it takes and gives by name, and
     the shapes of its weights; not the weights themselves."""
-    graph = _loaded(exported.fixed).graph
+    graph = onnx.load(exported.fixed).graph
     shapes = {weight.name: (weight.data_type, tuple(weight.dims)) for weight in graph.initializer}
     return [
         (
@@ -105,10 +104,6 @@ def graph_of(exported: Export) -> list[tuple[Any, ...]]:
         )
         for node in graph.node
     ]
-
-
-def _loaded(path: Path) -> onnx.ModelProto:
-    return onnx.load(str(path))
 
 
 def _course(tuned: Tuned) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from netgraft.config import stored_config
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
-from netgraft.nets.load import Teacher, load_teacher
-from netgraft.nets.open import open_network
+from netgraft.nets.load import load_teacher
+from netgraft.nets.open import Network, open_network, statistics_of
 from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
 from netgraft.store import ADAPTATION
@@ -111,9 +111,17 @@ def _of_run(folder: Path) -> dict[str, Entrant]:
         raise ConfigError(f"{folder}: holds no finished run, {lacks} is missing: netgraft run --out {folder}")
     trained = {
         "teacher": lambda: load_teacher(config.teacher.path, tlc=config.teacher.tlc).module,
-        "student": lambda: load_student(folder / "export" / "student.safetensors").module,
+        "student": lambda: _portable(folder),
     }
     return {kind: replace(_opened(path, None, "cpu"), trained=trained[kind]) for kind, path in files.items()}
+
+
+def _portable(folder: Path) -> nn.Module:
+    """A run's student as PyTorch goes on from it."""
+    path = folder / "export" / "student.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: its student has no gradients without {path}: netgraft export --out {folder}")
+    return load_student(path).module
 
 
 def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
@@ -137,6 +145,11 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
         opened = open_network(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
         return _foreign(path, error, tlc, compute)
+    return network_entrant(opened, compute)
+
+
+def network_entrant(opened: Network, compute: str = "cpu") -> Entrant:
+    """A network that is loaded."""
     return Entrant(
         restorer=open_restorer(opened.module, compute=compute),
         source=opened.source,
@@ -144,21 +157,6 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
         statistics=opened.statistics,
         network=opened.module,
     )
-
-
-def teacher_entrant(teacher: Teacher, compute: str = "cpu") -> Entrant:
-    """A NAFNet that is loaded."""
-    return Entrant(
-        restorer=open_restorer(teacher, compute=compute),
-        source=teacher.source,
-        architecture=f"NAFNet, width {teacher.shape.width}",
-        statistics=_statistics(teacher.tlc),
-        network=teacher.module,
-    )
-
-
-def _statistics(tlc: tuple[int, int] | None) -> str:
-    return "global" if tlc is None else f"local (TLC {tlc[0]}x{tlc[1]})"
 
 
 def student_entrant(path: Path, compute: str = "cpu") -> Entrant:
@@ -172,7 +170,7 @@ def student_entrant(path: Path, compute: str = "cpu") -> Entrant:
         restorer=open_restorer(student.module, compute=compute),
         source=str(path),
         architecture=f"student of a NAFNet, width {student.shape.width}",
-        statistics=_statistics(student.tlc),
+        statistics=statistics_of(student.tlc),
         network=student.module,
     )
 

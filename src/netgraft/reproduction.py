@@ -20,12 +20,13 @@ from netgraft.data.images import DataConfig, fingerprint
 from netgraft.data.layouts import LAYOUTS
 from netgraft.data.pairs import list_pairs
 from netgraft.data.testset import open_test_set
-from netgraft.entrants import Entrant, student_entrant, teacher_entrant
+from netgraft.entrants import Entrant, network_entrant, student_entrant
 from netgraft.errors import ConfigError, DatasetError
 from netgraft.files import make_folder, write_atomically
 from netgraft.judgement import document, judge, rows
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
+from netgraft.nets.open import network_of, open_network
 from netgraft.pipeline import adapt, refit
 from netgraft.stages import Progress, silent, start_from
 from netgraft.stages.folder import digest_of_files
@@ -197,7 +198,7 @@ def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) ->
         _check(experiment, out, progress)
     runs = {point: _refitted(experiment, point, out, progress) for point in POINTS}
     compute = experiment.compute
-    networks = {"teacher": teacher_entrant(teacher, compute)} | {
+    networks = {"teacher": network_entrant(network_of(teacher), compute)} | {
         point: student_entrant(out / point / "export" / "student.safetensors", compute) for point in POINTS
     }
     judged = {
@@ -209,7 +210,7 @@ def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) ->
     tuned = {
         "teacher": networks["teacher"],
         "student": networks[POINTS[0]],
-        "teacher tuned": teacher_entrant(load_teacher(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), compute),
+        "teacher tuned": network_entrant(open_network(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), compute),
         "student tuned": student_entrant(out / "dpdd" / "student_tuned.safetensors", compute),
     }
     judged["dpdd"] = _judged(experiment, "dpdd", "dpdd", tuned, out, progress)

@@ -9,7 +9,7 @@ from torch import nn
 
 from netgraft.errors import ConfigError
 from netgraft.nets.checkpoint import read_metadata
-from netgraft.nets.load import load_teacher
+from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.maxim_checkpoint import ARCHITECTURE, MAXIM, load_maxim
 
 
@@ -41,10 +41,19 @@ def open_network(path: Path | None = None, *, tlc: tuple[int, int] | None = None
             raise ConfigError(f"{path}: --tlc is for NAFNets, this is a MAXIM")
         maxim = load_maxim(path)
         return Network(module=maxim.module, architecture=maxim.description, statistics="global", source=str(path))
-    teacher = load_teacher(path, tlc=tlc)
+    return network_of(load_teacher(path, tlc=tlc))
+
+
+def network_of(teacher: Teacher) -> Network:
+    """A NAFNet that is loaded."""
     return Network(
         module=teacher.module,
         architecture=f"NAFNet, width {teacher.shape.width}",
-        statistics="global" if tlc is None else f"local (TLC {tlc[0]}x{tlc[1]})",
+        statistics=statistics_of(teacher.tlc),
         source=teacher.source,
     )
+
+
+def statistics_of(tlc: tuple[int, int] | None) -> str:
+    """What a NAFNet's attention averages over, in words."""
+    return "global" if tlc is None else f"local (TLC {tlc[0]}x{tlc[1]})"
