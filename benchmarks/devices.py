@@ -42,7 +42,7 @@ from netgraft.evaluate import batch_psnr_db
 from netgraft.features import site_features
 from netgraft.nets.blocks import deploy
 from netgraft.nets.load import load_teacher
-from netgraft.nets.nafnet import NafNet
+from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.operators import operator_pool
 from netgraft.sites import find_sites
 from netgraft.train import TrainConfig, new_network
@@ -70,7 +70,9 @@ def networks(calibration: Tensor) -> dict[str, nn.Module]:
     """The deployed networks by name."""
     teacher = load_teacher()
     torch.manual_seed(0)
-    untrained = new_network(NafNet(teacher.shape), TrainConfig()).eval()
+    shape = teacher.design.shape
+    assert isinstance(shape, NafNetShape)
+    untrained = new_network(NafNet(shape), TrainConfig()).eval()
     sites = [site for site in find_sites(untrained, SIZE) if site.kind in FRIENDLY]
     surrogates = start_surrogates(untrained, sites, operator_pool(tuple(FRIENDLY.values())), seed=0)
     fit_surrogates(surrogates, site_features(untrained, calibration, sites))

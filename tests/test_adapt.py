@@ -24,6 +24,7 @@ from netgraft.evaluate import batch_psnr_db
 from netgraft.finetune import Finetuning
 from netgraft.imaging import psnr_db, read_image, write_image
 from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.designs import NAFNET, Design
 from netgraft.nets.load import load_teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.pipeline import adapt
@@ -135,8 +136,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(network(1), folder / "teacher.safetensors")
     student = Student(
         module=network(),
-        shape=SHAPE,
-        tlc=None,
+        design=Design(architecture=NAFNET, shape=SHAPE),
         assignment={},
         size=(64, 64),
         device="onnxruntime",

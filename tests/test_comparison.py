@@ -26,7 +26,6 @@ from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.foreign import open_foreign
 from netgraft.nets.load import Teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape
-from netgraft.nets.open import network_of
 from netgraft.restore import open_restorer
 from terminal import Netgraft
 
@@ -183,7 +182,7 @@ def test_a_student_counts_alike_in_every_form(exported: Path) -> None:
     torch.manual_seed(0)
     net = NafNet(NafNetShape(width=4, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
     entrants = open_entrants([f"file={exported}/export/student.onnx"])
-    entrants["module"] = network_entrant(network_of(Teacher(module=net.eval(), source="here")))
+    entrants["module"] = network_entrant(Teacher(module=net.eval(), source="here"))
     timed = time_entrants(entrants, OnnxRuntimeDevice(), torch.rand(1, 3, 32, 32), QUICK)
     assert timed["module"].params == pytest.approx(timed["file"].params)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import types
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -13,10 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+from custom_network import restorer
 from netgraft.devices import onnx_bytes
 from netgraft.errors import ConfigError
 from netgraft.nets.blocks import calibrating, deploy
+from netgraft.nets.maxim import ConvAttentionBlock, Maxim, MaximShape, MultiAxisBlock
+from netgraft.nets.maxim_blocks import FrozenAttentionBlock, OneAxisBlock
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
+from netgraft.nets.sited import AddedInputs, JoinedInputs
 from netgraft.operators import OPERATORS, Operator, in_int8, in_single, operator_pool, options_for, with_int8
 from netgraft.sites import KEEP, Site, find_sites
 
@@ -28,24 +33,94 @@ def network() -> NafNet:
     return net.eval()
 
 
-def cases() -> list[tuple[Site, str]]:
-    return [(site, name) for site in find_sites(network(), (32, 32)) for name in options_for(site, OPERATORS)[1:]]
+def maxim() -> Maxim:
+    torch.manual_seed(0)
+    return Maxim(MaximShape(width=4, stages=2, groups=1, bottlenecks=1, high_side=2, low_side=2)).eval()
 
 
-@pytest.mark.parametrize(("site", "name"), cases(), ids=lambda case: case if isinstance(case, str) else case.path)
-def test_every_operator_starts_with_the_shapes_of_its_site(site: Site, name: str) -> None:
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
+    "nafnet": (network, ()),
+    "nafnet's stages": (network, ("encoders.*",)),
+    "a user's": (restorer, ("upper",)),
+    "maxim": (maxim, ()),
+    "maxim's levels": (maxim, ("stages.*.encoders.*.blocks",)),
+}
+
+
+def cases() -> list[tuple[str, Site, str]]:
+    """Every operator at every shape of site of every network."""
+    found = {}
+    for key, (make, named) in NETWORKS.items():
+        for site in find_sites(make(), (32, 32), named=named):
+            for name in options_for(site, OPERATORS)[1:]:
+                found.setdefault((key, site.shape_key, name), (key, site, name))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "site", "name"), cases(), ids=lambda case: case if isinstance(case, str) else case.path
+)
+def test_every_operator_starts_with_the_shapes_of_its_site(key: str, site: Site, name: str) -> None:
     """Before and after deployment; the teacher's block shares no memory with it and stays as it was."""
-    block = network().get_submodule(site.path)
+    block = NETWORKS[key][0]().get_submodule(site.path)
     before = copy.deepcopy(block.state_dict())
-    module = OPERATORS[name].start(block, site)
+    module, block = site.alone(OPERATORS[name].module_at(site, block)), site.alone(block)
     x = site.example((32, 32))
     with torch.no_grad():
         assert module(x).shape == block(x).shape
         torch.testing.assert_close(deploy(module)(x), module(x), rtol=1e-4, atol=1e-5)
         for parameter in module.parameters():
             parameter.fill_(7.0)
-    for key, value in block.state_dict().items():
-        assert torch.equal(value, before[key])
+    own = block.block if site.more_channels else block
+    for weight, value in own.state_dict().items():  # type: ignore[operator]
+        assert torch.equal(value, before[weight])
+
+
+def test_every_operator_fits_somewhere() -> None:
+    assert {name for _, _, name in cases()} == set(OPERATORS)
+
+
+def test_a_nafnet_has_the_options_that_it_had() -> None:
+    """What is made for other networks does not widen its space."""
+    for site in find_sites(network(), (32, 32)):
+        others = {"naf", "naf_x2", "naf_frozen", "conv3_pair", "first_half", "grid_axis", "add", "concat"}
+        assert not others & set(options_for(site, OPERATORS))
+
+
+def test_one_axis_of_two_is_what_the_other_leaves() -> None:
+    """Both branches add up to the block that they come from; the bias that both have counts once."""
+    block = maxim().get_submodule("stages.0.encoders.0.blocks.0")
+    assert isinstance(block, MultiAxisBlock)
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    grid, local = OneAxisBlock(block, "grid"), OneAxisBlock(block, "block")
+    with torch.no_grad():
+        both = grid(x) + local(x) - x - block.project_out.bias[:, None, None]
+        torch.testing.assert_close(both, block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_attention_is_its_mean_over_what_passed() -> None:
+    block = maxim().get_submodule("stages.0.encoders.0.blocks.1")
+    assert isinstance(block, ConvAttentionBlock)
+    frozen = FrozenAttentionBlock(block)
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), calibrating(frozen):
+        # Of one image the mean is the attention itself.
+        torch.testing.assert_close(frozen(x), block(x))
+    with torch.no_grad():
+        torch.testing.assert_close(deploy(frozen)(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_are_added_and_joined_by_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, channels, 8, 8, generator=generator) for channels in (4, 4, 3)]
+    mixed = 0.5 * inputs[0] - 2 * inputs[1] + 0.25
+    added, joined = AddedInputs((4, 4, 3)), JoinedInputs((4, 4, 3), 4)
+    added.fit(inputs, mixed)
+    torch.testing.assert_close(added(*inputs), mixed, rtol=1e-4, atol=1e-4)
+    turned = mixed.flip(1) + inputs[2].sum(1, keepdim=True)
+    joined.fit(inputs, turned)
+    with torch.no_grad():
+        torch.testing.assert_close(joined(*inputs), turned, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["naf_relu", "conv3_relu", "resize"])

@@ -16,6 +16,7 @@ from netgraft.assemble import assemble
 from netgraft.errors import CheckpointError
 from netgraft.nets.blocks import calibrating, deploy
 from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.designs import NAFNET, Design
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
 from netgraft.operators import OPERATORS
 from netgraft.portable import HEADER, Student, load_student, save_student
@@ -48,8 +49,7 @@ def student(assignment: dict[str, str], *, tlc: tuple[int, int] | None = None) -
         module(IMAGE)
     return Student(
         module=module,
-        shape=SHAPE,
-        tlc=tlc,
+        design=Design(architecture=NAFNET, shape=SHAPE, tlc=tlc),
         assignment=assignment,
         size=(64, 64),
         device="onnxruntime",
@@ -77,7 +77,7 @@ def test_every_operator_comes_back(tmp_path: Path, name: str, deployed: bool) ->
     assert torch.equal(output(after.module), output(before.module))
     torch.testing.assert_close(output(deploy(after.module)), output(before.module), rtol=1e-4, atol=1e-4)
     assert after.assignment == {place: name}
-    assert (after.shape, after.size, after.threads, after.teacher) == (SHAPE, (64, 64), 2, "embedded")
+    assert (after.design.shape, after.size, after.threads, after.teacher) == (SHAPE, (64, 64), 2, "embedded")
     assert not after.module.training
     after.module(IMAGE).sum().backward()
 
@@ -86,7 +86,7 @@ def test_local_statistics_come_back(tmp_path: Path) -> None:
     before = student({}, tlc=(8, 8))
     save_student(before, tmp_path / "s.safetensors")
     after = load_student(tmp_path / "s.safetensors")
-    assert after.tlc == (8, 8)
+    assert after.design.tlc == (8, 8)
     assert torch.equal(output(after.module), output(before.module))
     assert not torch.equal(output(after.module), output(network()))
 

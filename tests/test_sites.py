@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from custom_network import Restorer
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.blocks import ConvBlock, strided_from, transposed_from
+from netgraft.nets.maxim import Maxim, MaximShape
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.sites import Site, find_sites, paper_sites, select_sites
 
@@ -86,20 +88,115 @@ def test_sites_of_one_shape_share_their_key_and_no_others() -> None:
     assert len(set().union(*keys.values())) == len(keys)
 
 
-def test_what_was_replaced_is_no_site_any_more() -> None:
+def test_what_was_replaced_is_no_block_of_the_teacher_any_more() -> None:
     net = nafnet()
     net.encoders[1][0] = ConvBlock(8, residual=True)  # type: ignore[index]
     net.downs[0] = strided_from(net.downs[0])  # type: ignore[arg-type]
     net.ups[1] = transposed_from(net.ups[1])  # type: ignore[arg-type]
-    before = {site.path for site in find_sites(nafnet(), (32, 32))}
-    after = {site.path for site in find_sites(net, (32, 32))}
-    assert before - after == {"encoders.1.0", "downs.0", "ups.1"}
-    assert after < before
+    before = {site.path: site.block for site in find_sites(nafnet(), (32, 32))}
+    after = {site.path: site.block for site in find_sites(net, (32, 32))}
+    changed = {path: block for path, block in after.items() if block != before[path]}
+    assert before.keys() - after.keys() == {"encoders.1.0"}
+    assert changed == {"downs.0": "Conv2d 3x3/2", "ups.1": "ConvTranspose2d"}, "layers that no operator starts from"
 
 
-def test_other_networks_have_no_sites() -> None:
+def test_a_network_without_blocks_has_no_sites() -> None:
     with pytest.raises(CheckpointError, match="no sites in a Sequential"):
         find_sites(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    with pytest.raises(CheckpointError, match=r"a Conv2d does not take an image of \(1, 3, 64, 64\)"):
+        find_sites(nn.Conv2d(5, 5, 3, padding=1))
+
+
+def test_sites_of_a_users_network() -> None:
+    """Blocks, not their layers nor the rows that they stand in; layers where there are no blocks."""
+    found = find_sites(Restorer(), (64, 64))
+    assert [(site.path, site.kind, site.block, site.more_channels) for site in found] == [
+        ("upper.0", "block", "Gated", ()),
+        ("upper.1", "block", "Gated", ()),
+        ("down", "down", "Conv2d 2x2", ()),
+        ("lower.0", "block", "Gated", ()),
+        ("lower.1", "block", "Gated", ()),
+        ("lower.2", "block", "Gated", ()),
+        ("up", "up", "Sequential(Conv2d 1x1 without bias, PixelShuffle)", ()),
+        ("merge", "block", "Merge", (8,)),
+        ("tail", "block", "Sequential(Conv2d 3x3, ReLU)", ()),
+        ("twice", "block", "Twice", ()),
+    ]
+    keys = {site.path: site.shape_key for site in found}
+    assert keys["upper.0"] == keys["upper.1"] == "block:8@1:Gated"
+    assert len({keys[path] for path in ("upper.0", "merge", "tail", "twice")}) == 4, "alike in shape, not in time"
+    assert keys["lower.0"] == keys["lower.2"] == "block:16@2"
+    # The gated block of 8 channels at 64x64, by hand.
+    assert found[0].macs == 64 * 64 * (9 * 8 * 16 + 8 * 8)
+
+
+def test_equal_classes_of_other_settings_are_told_apart() -> None:
+    rows = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=d, dilation=d) for d in (1, 2, 1)))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), rows, nn.Conv2d(4, 3, 3, padding=1))
+    keys = [site.shape_key for site in find_sites(net, (64, 64))]
+    assert keys == ["block:4@1:Conv2d-1", "block:4@1:Conv2d-2", "block:4@1:Conv2d-1"]
+
+
+def test_a_network_that_looks_at_its_data_is_traced_with_some() -> None:
+    class Looking(Restorer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if float(x.mean()) >= 0 else x
+
+    assert [site.path for site in find_sites(Looking())] == [site.path for site in find_sites(Restorer())]
+
+
+def test_named_modules_are_sites_in_place_of_what_is_inside_or_around() -> None:
+    paths = [site.path for site in find_sites(Restorer(), named=["upper", "lower.*"])]
+    assert paths == ["upper", "down", "lower.0", "lower.1", "lower.2", "up", "merge", "tail", "twice"]
+    inner = find_sites(Restorer(), named=["lower.1.gather"])
+    assert [site.path for site in inner if site.path.startswith("lower")] == ["lower.0", "lower.1.gather", "lower.2"]
+    depths = {site.path: site.depth for site in find_sites(Restorer(), named=["upper"])}
+    assert (depths["upper"], depths["lower.0"]) == (2, 1)
+    stage = {site.path: site for site in find_sites(nafnet(), (32, 48), named=["encoders.*"])}
+    assert (stage["encoders.1"].depth, stage["encoders.1"].macs) == (2, 2 * block_macs(8, 16, 24))
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("lowr.1", "did you mean 'lower.1'"),
+        ("context", r"what it gives changes with the size of the image: \(1, 16, 4, 4\) at 64x64"),
+        ("twice.shared", "it is called 2 times in one pass"),
+        ("lower.0.spread", "takes 16 channels and gives 32"),
+        ("lower", "it is not called"),
+        ("tail.1", "no convolution or linear layer"),
+        ("intro", "takes 3 channels and gives 8"),
+    ],
+)
+def test_what_cannot_be_a_site_is_refused_with_the_reason(named: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        find_sites(Restorer(), named=[named])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_site_inside_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"upper\.0 lies inside of the site upper"):
+        find_sites(Restorer(), named=["upper", "upper.0"])
+
+
+def test_sites_of_a_maxim() -> None:
+    """Every block, gate and supervised attention; whole levels where they are named."""
+    shape = MaximShape(width=4, stages=2, groups=2, bottlenecks=1, high_side=4, low_side=2)
+    with torch.device("meta"):
+        net = Maxim(shape)
+    blocks = [site.block for site in find_sites(net, (64, 64))]
+    counts = {block: blocks.count(block) for block in blocks}
+    assert counts == {
+        "MultiAxisBlock": 2 * (2 * 3 * 2 + 2),
+        "ConvAttentionBlock": 2 * 2 * 3 * 2,
+        "MlpAttentionBlock": 2 * 2,
+        "Conv2d 4x4/2": 2 * 3,
+        "ConvTranspose2d": 2 * 6,
+        "SignalGating": 2 * 3,
+        "SupervisedAttention": 3,
+    }
+    levels = find_sites(net, (64, 64), named=["stages.*.encoders.*.blocks", "stages.*.decoders.*.blocks"])
+    assert sum(site.depth == 4 for site in levels) == 12
 
 
 def test_selected_sites_come_in_the_order_of_the_data() -> None:

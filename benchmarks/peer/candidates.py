@@ -169,7 +169,7 @@ class Candidates:
     def smaller(self, name: str) -> Network:
         """A smaller NAFNet, distilled for as long as the whole refit took."""
         shape, teacher = SMALLER[name], self.shop.teacher
-        same_width = shape.width == teacher.shape.width
+        same_width = shape.width == teacher.design.shape.width
         recipe = self.shop.recipe if same_width else self.shop.recipe.model_copy(update={"learning_rate": FRESH_RATE})
 
         def start() -> nn.Module:

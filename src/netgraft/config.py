@@ -18,6 +18,7 @@ from netgraft.distill import DistillConfig
 from netgraft.errors import ConfigError
 from netgraft.finetune import FinetuneConfig
 from netgraft.names import lookup, unknown
+from netgraft.nets.load import Teacher, load_teacher
 from netgraft.operators import OPERATORS, operator_pool
 from netgraft.saliency import METRICS
 from netgraft.search import METHODS
@@ -31,9 +32,20 @@ class TeacherConfig(_Strict):
     """The pretrained network."""
 
     path: Path | None = None
-    """An official ``.pth`` or a ``.safetensors`` file; without it the embedded network."""
+    """An official ``.pth``, or a ``.safetensors`` file of a NAFNet or MAXIM; without it the embedded network."""
     tlc: tuple[int, int] | None = None
     """Height and width of its training crops, for local statistics; without it global ones."""
+    factory: str | None = None
+    """``package.module:factory`` of a network of one's own; ``path`` then holds its weights, or is left out."""
+
+    def load(self) -> Teacher:
+        """The network.
+
+        Raises:
+            CheckpointError: the file cannot be read or fits no network.
+            ConfigError: the factory makes none.
+        """
+        return load_teacher(self.path, tlc=self.tlc, factory=self.factory)
 
 
 class SaliencyConfig(_Strict):
@@ -58,7 +70,8 @@ class SpaceConfig(_Strict):
     """What the search may change."""
 
     sites: Literal["all", "paper"] | tuple[str, ...] = "all"
-    """``all`` blocks, downs and ups; ``paper``: the eight one-block stages; or site paths."""
+    """``all`` blocks, downs and ups; ``paper``: the eight one-block stages; or site paths, where ``*`` stands for one
+    part of a path: any module that may be a site, a whole stage for one."""
     operators: tuple[str, ...] = tuple(OPERATORS)
     """Operators on offer beside ``keep``; a user's own as ``package.module:NAME``."""
     protect_top: int = Field(1, ge=0)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from netgraft.compute import CPU, moved
 from netgraft.features import SiteFeatures, site_features
 from netgraft.joint import draw_path, learn_along
-from netgraft.nets.blocks import Calibrated, FittedAffine, calibrating
+from netgraft.nets.blocks import Calibrated, calibrating
 from netgraft.nets.losses import normalized_l2
+from netgraft.nets.sited import Fitted
 from netgraft.operators import Operator, options_for
 from netgraft.sites import Site
 
@@ -62,7 +63,7 @@ def start_surrogates(
             for name in options_for(site, pool)[1:]:
                 # A seed of its own, so that each starts alike whichever others are built with it.
                 torch.manual_seed(seed + zlib.crc32(f"{site.path}|{name}".encode()))
-                started[site.path, name] = pool[name].start(module.get_submodule(site.path), site)
+                started[site.path, name] = pool[name].module_at(site, module.get_submodule(site.path))
     return started
 
 
@@ -75,11 +76,11 @@ def fit_surrogates(
     Returns the normalized L2 of every module on these features.
     """
     for (path, _), module in modules.items():
-        if isinstance(module, FittedAffine):
-            module.fit(features[path].x, features[path].y)
+        if isinstance(module, Fitted):
+            module.fit(features[path].inputs, features[path].y)
         if any(isinstance(part, Calibrated) for part in module.modules()):
             with torch.no_grad(), calibrating(module):
-                module(features[path].x)
+                module(*features[path].inputs)
     return surrogate_errors(modules, features)
 
 
@@ -89,7 +90,7 @@ def surrogate_errors(
 ) -> dict[SurrogateKey, float]:
     """The normalized L2 of every module, as it is, on these features."""
     return {
-        (path, name): float(normalized_l2(module(features[path].x), features[path].y))
+        (path, name): float(normalized_l2(module(*features[path].inputs), features[path].y))
         for (path, name), module in modules.items()
     }
 
@@ -175,7 +176,7 @@ class Distillation:
 
     def _learn_apart(self, features: Mapping[str, SiteFeatures]) -> None:
         for (path, name), surrogate in self.learning.items():
-            loss = normalized_l2(surrogate(features[path].x), features[path].y)
+            loss = normalized_l2(surrogate(*features[path].inputs), features[path].y)
             # One backward pass each: the graph of a single surrogate is all that is ever held.
             loss.backward()  # type: ignore[no-untyped-call]
             self.losses[path, name].append(float(loss.detach()))

@@ -12,8 +12,7 @@ from netgraft.config import stored_config
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata
 from netgraft.nets.foreign import open_foreign
-from netgraft.nets.load import load_teacher
-from netgraft.nets.open import Network, open_network, statistics_of
+from netgraft.nets.load import Teacher, load_teacher
 from netgraft.portable import HEADER, load_student
 from netgraft.restore import Restorer, open_restorer
 from netgraft.store import ADAPTATION
@@ -110,18 +109,18 @@ def _of_run(folder: Path) -> dict[str, Entrant]:
         lacks = missing[0] if missing else folder / "config.json"
         raise ConfigError(f"{folder}: holds no finished run, {lacks} is missing: netgraft run --out {folder}")
     trained = {
-        "teacher": lambda: load_teacher(config.teacher.path, tlc=config.teacher.tlc).module,
-        "student": lambda: _portable(folder),
+        "teacher": lambda: config.teacher.load().module,
+        "student": lambda: _portable(folder, config.teacher.factory),
     }
     return {kind: replace(_opened(path, None, "cpu"), trained=trained[kind]) for kind, path in files.items()}
 
 
-def _portable(folder: Path) -> nn.Module:
+def _portable(folder: Path, factory: str | None) -> nn.Module:
     """A run's student as PyTorch goes on from it."""
     path = folder / "export" / "student.safetensors"
     if not path.is_file():
         raise ConfigError(f"{folder}: its student has no gradients without {path}: netgraft export --out {folder}")
-    return load_student(path).module
+    return load_student(path, factory=factory).module
 
 
 def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
@@ -142,19 +141,19 @@ def _opened(path: Path | None, tlc: int | None, compute: str) -> Entrant:
             )
         return student_entrant(path, compute)
     try:
-        opened = open_network(path, tlc=None if tlc is None else (tlc, tlc))
+        opened = load_teacher(path, tlc=None if tlc is None else (tlc, tlc))
     except CheckpointError as error:
         return _foreign(path, error, tlc, compute)
     return network_entrant(opened, compute)
 
 
-def network_entrant(opened: Network, compute: str = "cpu") -> Entrant:
+def network_entrant(opened: Teacher, compute: str = "cpu") -> Entrant:
     """A network that is loaded."""
     return Entrant(
         restorer=open_restorer(opened.module, compute=compute),
         source=opened.source,
-        architecture=opened.architecture,
-        statistics=opened.statistics,
+        architecture=opened.description,
+        statistics=opened.design.statistics,
         network=opened.module,
     )
 
@@ -169,8 +168,8 @@ def student_entrant(path: Path, compute: str = "cpu") -> Entrant:
     return Entrant(
         restorer=open_restorer(student.module, compute=compute),
         source=str(path),
-        architecture=f"student of a NAFNet, width {student.shape.width}",
-        statistics=statistics_of(student.tlc),
+        architecture=f"student of a {student.design.description}",
+        statistics=student.design.statistics,
         network=student.module,
     )
 

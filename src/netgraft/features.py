@@ -16,10 +16,15 @@ from netgraft.sites import Site
 class SiteFeatures:
     """One forward pass as seen from one site."""
 
-    x: Tensor
-    """Input of the site, (b, in_channels, h, w)."""
+    inputs: tuple[Tensor, ...]
+    """Inputs of the site, (b, in_channels, h, w) the first."""
     y: Tensor
     """Output of the site, (b, out_channels, h', w')."""
+
+    @property
+    def x(self) -> Tensor:
+        """The first input."""
+        return self.inputs[0]
 
 
 class _AllSeen(Exception):
@@ -32,8 +37,8 @@ def _recording(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Si
     wanted = len(set(paths))
 
     def hook(path: str):  # type: ignore[no-untyped-def]
-        def record(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            seen[path] = SiteFeatures(inputs[0].detach(), output.detach())
+        def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[path] = SiteFeatures(tuple(x.detach() for x in inputs), output.detach())
             if len(seen) == wanted:
                 raise _AllSeen
 

@@ -60,10 +60,10 @@ def _image_losses_db(
     generator: torch.Generator,
 ) -> dict[SurrogateKey, float]:
     paths = list(dict.fromkeys(path for path, _ in surrogates))
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    seen: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
 
-    def see(path: str, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen[path] = (inputs[0].detach(), output)
+    def see(path: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[path] = (tuple(x.detach() for x in inputs), output)
 
     with ExitStack() as stack:
         for path in paths:
@@ -73,7 +73,7 @@ def _image_losses_db(
         x = degraded.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         output = module(x)
     with torch.no_grad():
-        differences = {key: surrogate(seen[key[0]][0]) - seen[key[0]][1] for key, surrogate in surrogates.items()}
+        differences = {key: surrogate(*seen[key[0]][0]) - seen[key[0]][1] for key, surrogate in surrogates.items()}
     error = float((output.detach() - clean).square().sum())
     features = [seen[path][1] for path in paths]
     changes = dict.fromkeys(surrogates, 0.0)

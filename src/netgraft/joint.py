@@ -59,17 +59,17 @@ class _Site(nn.Module):
         self.target = target
         self.losses = losses
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         for name, learner in self.learners.items():
             with calibrated_on_the_way(learner), torch.enable_grad():
-                loss = normalized_l2(learner(x), self.target)
+                loss = normalized_l2(learner(*inputs), self.target)
                 self.losses[name] = float(loss.detach())
                 # False for NaN too.
                 if self.losses[name] < DIVERGED:
                     # Here and now: the graph of a single surrogate is all that is ever held.
                     loss.backward()  # type: ignore[no-untyped-call]
         with calibrated_on_the_way(self.block):
-            y: Tensor = self.block(x)
+            y: Tensor = self.block(*inputs)
         return y
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,9 +16,10 @@ from typing import Literal
 from torch import nn
 
 from netgraft.errors import ConfigError
-from netgraft.names import lookup
+from netgraft.names import imported, lookup
 from netgraft.nets.blocks import (
     ConvBlock,
+    ConvPairBlock,
     FittedAffine,
     HalfResolution,
     InvertedResidual,
@@ -31,12 +31,20 @@ from netgraft.nets.blocks import (
     strided_from,
     transposed_from,
 )
-from netgraft.nets.nafnet import NafBlock
+from netgraft.nets.maxim import Axis, ConvAttentionBlock, MultiAxisBlock
+from netgraft.nets.maxim_blocks import FrozenAttentionBlock, OneAxisBlock
+from netgraft.nets.nafnet import NafBlock, start_residuals
 from netgraft.nets.quantized import QuantizedBlock
+from netgraft.nets.sited import AddedInputs, FirstInput, JoinedInputs
 from netgraft.sites import KEEP, Site, SiteKind
 
 INT8 = "@int8"
 """What the names of options in 8 bits end with."""
+
+NAF = "NafBlock"
+PIXEL_SHUFFLE = "Sequential(Conv2d 1x1 without bias, PixelShuffle)"
+NEW_RESIDUALS = 0.1
+"""Residual scales that new NAF blocks start with."""
 
 Learning = Literal["exact", "fit", "distill", "quantize"]
 
@@ -58,6 +66,15 @@ class Operator:
     """Whether it starts from the teacher's weights, close enough to it to learn at a tenth of the rate."""
     description: str
     """One line for tables."""
+    fits: Callable[[Site], bool] = lambda _: True
+    """Which sites of its kind it fits; by default all of them."""
+    several_inputs: bool = False
+    """Whether its module is called with all inputs of its site; by default with the first alone."""
+
+    def module_at(self, site: Site, block: nn.Module) -> nn.Module:
+        """A new module for a site, which is called as the teacher's block there."""
+        module = self.start(block, site)
+        return FirstInput(module) if site.more_channels and not self.several_inputs else module
 
 
 def _static(norm: bool, attention: bool) -> Callable[[nn.Module, Site], nn.Module]:
@@ -88,6 +105,52 @@ def _strided(block: nn.Module, _: Site) -> nn.Module:
     return strided_from(block)
 
 
+def _new_naf(depth: int, *, frozen: bool = False) -> Callable[[nn.Module, Site], nn.Module]:
+    """So many new NAF blocks in a row."""
+
+    def start(_: nn.Module, site: Site) -> nn.Module:
+        blocks = [NafBlock(site.in_channels) for _ in range(depth)]
+        for block in blocks:
+            # Not at zero, where a short distillation would spend its first steps on leaving it.
+            start_residuals(block, NEW_RESIDUALS)
+        row = [StaticNafBlock(block, norm=True, attention=True) for block in blocks] if frozen else blocks
+        return nn.Sequential(*row)
+
+    return start
+
+
+def _first_half(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, nn.Sequential)
+    return copy.deepcopy(block[: len(block) // 2])
+
+
+def _one_axis(axis: Axis) -> Callable[[nn.Module, Site], nn.Module]:
+    def start(block: nn.Module, _: Site) -> nn.Module:
+        assert isinstance(block, MultiAxisBlock)
+        return OneAxisBlock(block, axis)
+
+    return start
+
+
+def _frozen_attention(block: nn.Module, _: Site) -> nn.Module:
+    assert isinstance(block, ConvAttentionBlock)
+    return FrozenAttentionBlock(block)
+
+
+def _stands(*blocks: str) -> Callable[[Site], bool]:
+    """Where one of these stands."""
+    return lambda site: site.block in blocks
+
+
+def _of_other_networks(site: Site) -> bool:
+    """Where no NAF block stands already."""
+    return site.block != NAF
+
+
+def _takes_several(site: Site) -> bool:
+    return bool(site.more_channels)
+
+
 def _pool(*operators: Operator) -> Mapping[str, Operator]:
     return MappingProxyType({operator.name: operator for operator in operators})
 
@@ -104,6 +167,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="naf_static",
         kind="block",
+        fits=_stands(NAF),
         start=_static(norm=True, attention=True),
         learning="distill",
         from_teacher=True,
@@ -112,6 +176,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="naf_no_attention",
         kind="block",
+        fits=_stands(NAF),
         start=_static(norm=False, attention=True),
         learning="distill",
         from_teacher=True,
@@ -120,6 +185,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="naf_no_norm",
         kind="block",
+        fits=_stands(NAF),
         start=_static(norm=True, attention=False),
         learning="distill",
         from_teacher=True,
@@ -128,6 +194,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="naf_relu",
         kind="block",
+        fits=_stands(NAF),
         start=_relu,
         learning="distill",
         from_teacher=True,
@@ -182,8 +249,101 @@ OPERATORS: Mapping[str, Operator] = _pool(
         description="gated depthwise block at half the resolution",
     ),
     Operator(
+        name="conv3_pair",
+        kind="block",
+        fits=_of_other_networks,
+        start=lambda _, site: ConvPairBlock(site.in_channels),
+        learning="distill",
+        from_teacher=False,
+        description="two dense 3x3 convolutions, leaky ReLU between, residual",
+    ),
+    Operator(
+        name="naf",
+        kind="block",
+        fits=_of_other_networks,
+        start=_new_naf(1),
+        learning="distill",
+        from_teacher=False,
+        description="a new NAF block",
+    ),
+    Operator(
+        name="naf_x2",
+        kind="block",
+        fits=_of_other_networks,
+        start=_new_naf(2),
+        learning="distill",
+        from_teacher=False,
+        description="two new NAF blocks",
+    ),
+    Operator(
+        name="naf_frozen",
+        kind="block",
+        fits=_of_other_networks,
+        start=_new_naf(1, frozen=True),
+        learning="distill",
+        from_teacher=False,
+        description="a new NAF block with norms and attention frozen and folded",
+    ),
+    Operator(
+        name="first_half",
+        kind="block",
+        fits=lambda site: site.depth > 1,
+        start=_first_half,
+        learning="distill",
+        from_teacher=True,
+        description="the first half of the blocks in a row",
+    ),
+    Operator(
+        name="grid_axis",
+        kind="block",
+        fits=_stands("MultiAxisBlock"),
+        start=_one_axis("grid"),
+        learning="distill",
+        from_teacher=True,
+        description="multi-axis block with its grid branch alone",
+    ),
+    Operator(
+        name="block_axis",
+        kind="block",
+        fits=_stands("MultiAxisBlock"),
+        start=_one_axis("block"),
+        learning="distill",
+        from_teacher=True,
+        description="multi-axis block with its block branch alone",
+    ),
+    Operator(
+        name="attention_frozen",
+        kind="block",
+        fits=_stands("ConvAttentionBlock"),
+        start=_frozen_attention,
+        learning="distill",
+        from_teacher=True,
+        description="channel attention block with its attention frozen and folded",
+    ),
+    Operator(
+        name="add",
+        kind="block",
+        fits=_takes_several,
+        several_inputs=True,
+        start=lambda _, site: AddedInputs((site.in_channels, *site.more_channels)),
+        learning="fit",
+        from_teacher=False,
+        description="the sum of the inputs, scaled by channel",
+    ),
+    Operator(
+        name="concat",
+        kind="block",
+        fits=_takes_several,
+        several_inputs=True,
+        start=lambda _, site: JoinedInputs((site.in_channels, *site.more_channels), site.out_channels),
+        learning="fit",
+        from_teacher=False,
+        description="the inputs side by side, and a 1x1 convolution",
+    ),
+    Operator(
         name="strided3",
         kind="down",
+        fits=_stands("Conv2d 2x2"),
         start=_strided,
         learning="exact",
         from_teacher=True,
@@ -192,6 +352,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="transposed",
         kind="up",
+        fits=_stands(PIXEL_SHUFFLE),
         start=_transposed,
         learning="exact",
         from_teacher=True,
@@ -200,6 +361,7 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="resize",
         kind="up",
+        fits=_stands(PIXEL_SHUFFLE),
         start=_resize,
         learning="distill",
         from_teacher=False,
@@ -224,11 +386,7 @@ def operator_pool(names: Sequence[str]) -> Mapping[str, Operator]:
 
 
 def _imported(reference: str) -> Operator:
-    module_name, _, attribute = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"operator {reference!r} cannot be imported: {error}") from error
+    found = imported("operator", reference)
     if not isinstance(found, Operator):
         raise ConfigError(f"operator {reference!r} is a {type(found).__name__}; it must be a netgraft Operator")
     return found
@@ -241,6 +399,7 @@ def with_int8(pool: Mapping[str, Operator]) -> Mapping[str, Operator]:
         Operator(
             name=f"{KEEP}{INT8}" if kind == "block" else f"{KEEP}_{kind}{INT8}",
             kind=kind,
+            fits=lambda site: not site.more_channels,
             start=lambda block, _: QuantizedBlock(copy.deepcopy(block)),
             learning="quantize",
             from_teacher=True,
@@ -255,6 +414,7 @@ def _in_int8(operator: Operator) -> Operator:
     return dataclasses.replace(
         operator,
         name=f"{operator.name}{INT8}",
+        fits=lambda site: operator.fits(site) and not site.more_channels,
         start=lambda block, site: QuantizedBlock(operator.start(block, site)),
         learning="quantize",
         description=f"{operator.description}, in 8 bits",
@@ -274,4 +434,4 @@ def in_single(name: str) -> str:
 
 def options_for(site: Site, pool: Mapping[str, Operator]) -> tuple[str, ...]:
     """Names of the options of a site, ``keep`` first, in the order of the pool."""
-    return (KEEP, *(name for name, operator in pool.items() if operator.kind == site.kind))
+    return (KEEP, *(name for name, operator in pool.items() if operator.kind == site.kind and operator.fits(site)))

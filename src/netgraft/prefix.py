@@ -56,10 +56,10 @@ class _Slot(nn.Module):
 
     size_multiple = 1
     """Of the block in whose place it stands."""
-    act: Callable[[Tensor], Tensor]
+    act: Callable[..., Tensor]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(x)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.act(*inputs)
 
 
 class _Enough(Exception):
@@ -171,27 +171,29 @@ class PrefixScores:
                 return count
         return 0
 
-    def _recall(self, student: _Student, number: int, site: int, _: Tensor) -> Tensor:
+    def _recall(self, student: _Student, number: int, site: int, *_: Tensor) -> Tensor:
         known: Tensor | None = self.cache.get((number, student.prefixes[site]))
         # Where nobody reads what a site gave, its shape is enough.
         if known is not None:
             return known
         return self._passes[number].new_zeros(()).expand(self._shapes[number, student.prefixes[site][0], site])
 
-    def _compute(self, student: _Student, number: int, site: int, keep: bool, x: Tensor) -> Tensor:
+    def _compute(self, student: _Student, number: int, site: int, keep: bool, *inputs: Tensor) -> Tensor:
         began = time.thread_time()
-        y: Tensor = student.blocks[site](x)
+        y: Tensor = student.blocks[site](*inputs)
         self._shapes[number, student.prefixes[site][0], site] = y.shape
         if keep:
             key, seconds = (number, student.prefixes[site]), time.thread_time() - began
             self.cache.put(key, y, nbytes=y.untyped_storage().nbytes(), seconds=seconds)
         return y
 
-    def _calibrate(self, student: _Student, site: int, keep: bool, source: nn.Module, last: bool, x: Tensor) -> Tensor:
+    def _calibrate(
+        self, student: _Student, site: int, keep: bool, source: nn.Module, last: bool, *inputs: Tensor
+    ) -> Tensor:
         began = time.thread_time()
         block = copy.deepcopy(source).eval()
         with calibrating(block, FOLLOWING):
-            block(x)
+            block(*inputs)
         student.blocks[site] = deploy(block)
         if keep:
             nbytes = sum(tensor.nbytes for tensor in student.blocks[site].state_dict().values())
@@ -200,7 +202,7 @@ class PrefixScores:
         if last:
             raise _Enough
         # Of the deployed block, as when it is known already: the scores do not depend on what was kept.
-        return self._compute(student, CALIBRATION, site, keep, x)
+        return self._compute(student, CALIBRATION, site, keep, *inputs)
 
     def _source(self, key: SurrogateKey) -> nn.Module:
         """The module as it was handed in."""
@@ -224,13 +226,13 @@ class PrefixScores:
         met: list[int] = []
         outputs: dict[int, Tensor] = {}
 
-        def meet(site: int, given: Tensor) -> Tensor:
+        def meet(site: int, *inputs: Tensor) -> Tensor:
             met.append(site)
-            outputs[site] = self._deployed[self._paths[site], KEEP](given)
+            outputs[site] = self._deployed[self._paths[site], KEEP](*inputs)
             return outputs[site]
 
-        def poison(source: int, site: int, given: Tensor) -> Tensor:
-            if bool(given.isnan().any()):
+        def poison(source: int, site: int, *inputs: Tensor) -> Tensor:
+            if any(bool(given.isnan().any()) for given in inputs):
                 reached.append(site)
             return torch.full_like(outputs[site], torch.nan) if site == source else outputs[site]
 

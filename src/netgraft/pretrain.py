@@ -108,8 +108,8 @@ def _network(shape: NafNetShape, config: TrainConfig, start: Path | None) -> Naf
         network = new_network(NafNet(shape), config)
     if start is not None:
         weights = load_teacher(start)
-        if weights.shape != shape:
-            raise ConfigError(f"{start}: holds a network of another shape, {weights.shape}")
+        if weights.design.shape != shape:
+            raise ConfigError(f"{start}: holds a network of another shape, {weights.design.shape}")
         network.load_state_dict(weights.module.state_dict())
     return network
 

@@ -26,7 +26,6 @@ from netgraft.files import make_folder, write_atomically
 from netgraft.judgement import document, judge, rows
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
-from netgraft.nets.open import network_of, open_network
 from netgraft.pipeline import adapt, refit
 from netgraft.stages import Progress, silent, start_from
 from netgraft.stages.folder import digest_of_files
@@ -198,7 +197,7 @@ def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) ->
         _check(experiment, out, progress)
     runs = {point: _refitted(experiment, point, out, progress) for point in POINTS}
     compute = experiment.compute
-    networks = {"teacher": network_entrant(network_of(teacher), compute)} | {
+    networks = {"teacher": network_entrant(teacher, compute)} | {
         point: student_entrant(out / point / "export" / "student.safetensors", compute) for point in POINTS
     }
     judged = {
@@ -210,7 +209,7 @@ def reproduce(experiment: Experiment, out: Path, progress: Progress = silent) ->
     tuned = {
         "teacher": networks["teacher"],
         "student": networks[POINTS[0]],
-        "teacher tuned": network_entrant(open_network(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), compute),
+        "teacher tuned": network_entrant(load_teacher(out / "dpdd" / "teacher_tuned.safetensors", tlc=TLC), compute),
         "student tuned": student_entrant(out / "dpdd" / "student_tuned.safetensors", compute),
     }
     judged["dpdd"] = _judged(experiment, "dpdd", "dpdd", tuned, out, progress)
@@ -238,7 +237,9 @@ def official(experiment: Experiment) -> Teacher:
         localize(network, TLC)
         return Teacher(module=network, tlc=TLC, source="untrained")
     teacher = load_teacher(experiment.teacher, tlc=TLC)
-    shape = teacher.shape
+    shape = teacher.design.shape
+    if not isinstance(shape, NafNetShape):
+        raise ConfigError(f"{experiment.teacher}: {teacher.description}; the paper's teacher is a NAFNet")
     blocks = (*shape.encoder_blocks, shape.middle_blocks, *shape.decoder_blocks)
     if not experiment.tiny and shape != SHAPE:
         raise ConfigError(

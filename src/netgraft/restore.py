@@ -17,7 +17,6 @@ from netgraft.compute import check_compute
 from netgraft.errors import CheckpointError, ConfigError, ImageError, first_line
 from netgraft.imaging import RgbImage, run_tiled
 from netgraft.nets.load import Teacher, load_teacher
-from netgraft.nets.open import open_network
 
 TILE = 256
 """Side of a tile, in pixels, for networks that take any size; near what they were trained on."""
@@ -135,7 +134,7 @@ def open_restorer(model: Model = None, *, threads: int = 0, compute: str = "cpu"
     path = Path(model)
     if path.suffix == ".onnx":
         return _of_onnx(path, threads)
-    return _of_module(open_network(path).module, compute)
+    return _of_module(load_teacher(path).module, compute)
 
 
 @cache

@@ -13,9 +13,10 @@ from netgraft.devices.onnx.parts import OnnxParts
 from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ExportError
 from netgraft.nets.blocks import FittedAffine, deploy
+from netgraft.nets.maxim import Maxim, MaximShape
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.operators import OPERATORS
-from netgraft.sites import find_sites
+from netgraft.sites import find_sites, select_sites
 
 IMAGE = (1, 3, 32, 48)
 ASSIGNMENT = {
@@ -110,3 +111,28 @@ def test_an_operator_that_is_built_differently_elsewhere_is_refused(teacher: Naf
     net.set_submodule("encoders.1.0", FittedAffine(8))
     with pytest.raises(ExportError, match=r"keep at encoders\.1\.1 has other weights than keep at other block:8@2"):
         parts.network(net, {})
+
+
+@torch.no_grad()
+def test_blocks_of_several_inputs_and_weights_that_are_folded_take_their_places() -> None:
+    """A network of other blocks, and of other weights than those that its parts were exported with."""
+    torch.manual_seed(0)
+    net = Maxim(MaximShape(width=4, stages=2, groups=1, bottlenecks=1, high_side=2, low_side=2)).eval()
+    several = ["stages.1.fuse.0", "stages.1.fuse.2", "stages.1.encoders.0.cross"]
+    sites = select_sites(find_sites(net, (32, 48)), [*several, "stages.*.encoders.0.blocks.0"])
+    assert [bool(site.more_channels) for site in sites] == [False, True, True, False, True]
+    parts, image = OnnxParts(sites, torch.zeros(IMAGE)), torch.rand(IMAGE)
+    chosen = {several[0]: "concat", several[1]: "add", several[2]: "conv3_res", "stages.0.encoders.0.blocks.0": "drop"}
+    for seed, assignment in ((1, {}), (2, chosen)):
+        torch.manual_seed(seed)
+        network = copy.deepcopy(net)
+        for site in sites:
+            if site.path in assignment:
+                block = net.get_submodule(site.path)
+                network.set_submodule(site.path, OPERATORS[assignment[site.path]].module_at(site, block))
+        for param in network.parameters():
+            param.data += 0.05 * torch.randn(param.shape)
+        network = deploy(network)
+        runnable = OnnxRuntimeDevice(threads=1).open(parts.network(network, assignment))
+        np.testing.assert_allclose(runnable.run(image.numpy()), network(image).numpy(), atol=1e-4)
+        runnable.close()

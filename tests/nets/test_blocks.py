@@ -189,7 +189,7 @@ def test_the_affine_of_a_dropped_block_is_numpys() -> None:
     x = shifted(channels=4)
     y = x.flip(1) + 0.5 * x.square()
     affine = FittedAffine(4)
-    affine.fit(x, y)
+    affine.fit([x], y)
     for channel in range(4):
         a = x[:, channel].double().numpy().ravel()
         design = np.stack([a, np.ones_like(a)], axis=1)
@@ -201,7 +201,7 @@ def test_the_affine_of_a_dropped_block_is_numpys() -> None:
 def test_the_affine_survives_a_constant_channel() -> None:
     """A dead channel has no slope: its offset is the mean of what is wanted."""
     affine = FittedAffine(1)
-    affine.fit(torch.full((1, 1, 4, 4), 3.0), torch.arange(16.0).view(1, 1, 4, 4))
+    affine.fit([torch.full((1, 1, 4, 4), 3.0)], torch.arange(16.0).view(1, 1, 4, 4))
     assert affine(torch.full((1, 1, 1, 1), 3.0)).item() == pytest.approx(7.5)
 
 

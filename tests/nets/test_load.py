@@ -44,7 +44,7 @@ def test_official_weights_give_what_the_official_code_gives(tlc: tuple[int, int]
 
 def test_hyper_parameters_come_from_the_weights() -> None:
     teacher = load_teacher(OFFICIAL)
-    assert teacher.shape == NafNetShape(
+    assert teacher.design.shape == NafNetShape(
         width=8, encoder_blocks=(1, 1, 1, 3), middle_blocks=2, decoder_blocks=(1, 1, 1, 1)
     )
     assert teacher.size_multiple == 16
@@ -82,7 +82,7 @@ def test_macs_are_counted_after_padding() -> None:
 def test_every_usual_wrapping_is_read(tmp_path: Path, small: NafNet, wrapper: str | None, prefix: str) -> None:
     state = {prefix + name: tensor for name, tensor in small.state_dict().items()}
     teacher = load_teacher(saved(tmp_path, {wrapper: state} if wrapper else state))
-    assert teacher.shape == SMALL
+    assert teacher.design.shape == SMALL
     assert torch.equal(teacher.module.intro.weight, small.intro.weight)
 
 

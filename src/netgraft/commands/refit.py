@@ -19,7 +19,13 @@ from netgraft.store import ADAPTATION, RunStore
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="Start from a preset: demo, full, npu, paper, tiny.")]
 TeacherFile = Annotated[
-    Path | None, typer.Option("--teacher", help="A NAFNet checkpoint; by default the embedded one.")
+    Path | None, typer.Option("--teacher", help="A checkpoint, of a NAFNet or MAXIM; by default the embedded one.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="package.module:factory that makes a network of your own; --teacher then holds its weights."
+    ),
 ]
 Devices = Annotated[
     list[str] | None,
@@ -69,6 +75,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
         config: Config = None,
         preset: Preset = None,
         teacher: TeacherFile = None,
+        model: Model = None,
         device: Devices = None,
         max_loss_db: MaxLoss = None,
         max_latency_ms: MaxLatency = None,
@@ -86,6 +93,7 @@ def _command(work: Work, description: str | None) -> Callable[..., None]:
             config,
             preset,
             teacher,
+            model,
             device,
             base,
             compute,
@@ -143,6 +151,7 @@ def _config(
     path: Path | None,
     preset: str | None,
     teacher: Path | None,
+    model: str | None,
     devices: list[str] | None,
     base: list[Path] | None,
     compute: str | None,
@@ -169,6 +178,8 @@ def _config(
     values = config.model_dump(mode="json")
     if teacher is not None:
         values["teacher"]["path"] = str(teacher)
+    if model is not None:
+        values["teacher"]["factory"] = model
     if devices:
         values["device"] |= {"name": devices[0], "also": devices[1:]}
     if base:

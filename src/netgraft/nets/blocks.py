@@ -8,7 +8,7 @@ simpler module that computes the same: branches merged, norms and attention fold
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netgraft.nets.nafnet import LAYER_NORM_EPS, LayerNorm2d, NafBlock
+from netgraft.nets.sited import Fitted, fit_pointwise
 
 LEAK = 0.25
 """Negative slope of the convolutional operators: features are signed, and runtimes fuse a leaky ReLU."""
@@ -187,23 +188,6 @@ def _for_both_halves(conv: nn.Conv2d) -> nn.Conv2d:
     return _pointwise(torch.cat([half, half], dim=1), conv.bias)
 
 
-@torch.no_grad()
-def fit_pointwise(conv: nn.Conv2d, x: Tensor, y: Tensor, *, ridge: float = 1e-4) -> None:
-    """Fit a 1x1 convolution, in place, by least squares, so that x (b, c, h, w) becomes y (b, out, h, w).
-
-    ridge: what is added to the diagonal of the inputs' covariance, as a share of its mean: channels may be idle.
-    """
-    assert conv.bias is not None
-    inputs, targets = (t.movedim(1, -1).flatten(0, -2).double() for t in (x, y))
-    mean_in, mean_out = inputs.mean(0), targets.mean(0)
-    inputs, targets = inputs - mean_in, targets - mean_out
-    covariance = inputs.T @ inputs
-    covariance.diagonal().add_(ridge * covariance.diagonal().mean() + 1e-12)
-    weight = torch.linalg.solve(covariance, inputs.T @ targets).T
-    conv.weight.copy_(weight[:, :, None, None])
-    conv.bias.copy_(mean_out - weight @ mean_in)
-
-
 class DeployedNafBlock(nn.Module):
     """A NAF block for inference: the residual scales, and what is frozen, folded into the convolutions.
 
@@ -256,7 +240,7 @@ def _scaled(conv: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> nn.Conv2d:
     return _pointwise(conv.weight[:, :, 0, 0] * inputs * outputs[:, None], conv.bias * outputs)
 
 
-class FittedAffine(nn.Module):
+class FittedAffine(Fitted):
     """A dropped block: a scale and an offset per channel, fitted in closed form. x: (b, c, h, w) -> the same."""
 
     def __init__(self, channels: int) -> None:
@@ -265,8 +249,9 @@ class FittedAffine(nn.Module):
         self.offset = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor) -> None:
-        """Least-squares fit, per channel, of ``y`` by ``x``, in place; both (b, c, h, w)."""
+    def fit(self, inputs: Sequence[Tensor], y: Tensor) -> None:
+        """Least-squares fit, per channel, of ``y`` by the first input, in place; both (b, c, h, w)."""
+        x = inputs[0]
         axes = (0, 2, 3)
         x_mean, y_mean = x.mean(axes, keepdim=True), y.mean(axes, keepdim=True)
         spread = (x - x_mean).square().mean(axes, keepdim=True)
@@ -318,6 +303,20 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.leaky(self.conv(x))
         return x + y if self.residual else y
+
+
+class ConvPairBlock(nn.Module):
+    """Two dense 3x3 convolutions with a leaky ReLU between them, on a residual path. x: (b, c, h, w) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.leaky = nn.LeakyReLU(LEAK)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.conv2(self.leaky(self.conv1(x)))
+        return x + change
 
 
 class ReluConvBlock(nn.Module):

@@ -1,4 +1,7 @@
-"""Loading a pretrained network: hyper-parameters are inferred from the weights, never asked for."""
+"""Loading a pretrained network: hyper-parameters are inferred from the weights, never asked for.
+
+A NAFNet, a MAXIM, or what a user's own factory makes.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.checkpoint import read_metadata, read_weights
+from netgraft.nets.designs import MAXIM, NAFNET, Design, made_by
 from netgraft.nets.macs import count_macs
+from netgraft.nets.maxim import Maxim
+from netgraft.nets.maxim_checkpoint import ARCHITECTURE, TASK, load_maxim
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
 
 EMBEDDED = "nafnet_w16_shake.safetensors"
@@ -26,19 +32,31 @@ MOST_LEVELS = 10
 class Teacher:
     """A pretrained network, ready to run, and what is known about it."""
 
-    module: NafNet
+    module: nn.Module
     """The network in eval mode: (b, 3, h, w), RGB in [0, 1] -> the same."""
     tlc: tuple[int, int] | None = None
-    """Training size (h, w) in pixels of the local statistics; None for global statistics."""
+    """Training size (h, w) in pixels of a NAFNet's local statistics; None for global statistics."""
+    factory: str | None = None
+    """``package.module:factory`` that made the network; None for one that netgraft has a definition of."""
     source: str
     """Path of the checkpoint, or ``embedded``."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Text entries of the checkpoint's header, if it has one."""
 
     @property
-    def shape(self) -> NafNetShape:
-        """Width and block counts."""
-        return self.module.shape
+    def design(self) -> Design:
+        """What the network is built from."""
+        if isinstance(self.module, NafNet):
+            return Design(architecture=NAFNET, shape=self.module.shape, tlc=self.tlc)
+        if isinstance(self.module, Maxim):
+            return Design(architecture=MAXIM, shape=self.module.shape)
+        return Design(architecture=self.factory or type(self.module).__name__)
+
+    @property
+    def description(self) -> str:
+        """In words, e.g. ``NAFNet, width 16`` or ``MAXIM-3, width 32, for deblurring``."""
+        task = self.metadata.get(TASK)
+        return self.design.description + (f", for {task}" if task else "")
 
     @property
     def params(self) -> int:
@@ -48,25 +66,34 @@ class Teacher:
     @property
     def size_multiple(self) -> int:
         """Images are padded to multiples of this inside the network."""
-        return self.module.size_multiple
+        return int(getattr(self.module, "size_multiple", 1))
 
     def macs(self, h: int, w: int) -> int:
         """Multiply-accumulates of convolutions and linear layers on one h x w image, padding included."""
-        return count_macs(self.module, (h, w), self.shape.image_channels)
+        return count_macs(self.module, (h, w))
 
 
-def load_teacher(path: str | Path | None = None, *, tlc: tuple[int, int] | None = None) -> Teacher:
-    """Load a NAFNet from an official ``.pth`` or a ``.safetensors`` file; by default the embedded network.
+def load_teacher(
+    path: str | Path | None = None, *, tlc: tuple[int, int] | None = None, factory: str | None = None
+) -> Teacher:
+    """Load a NAFNet from an official ``.pth`` or a ``.safetensors`` file, or a MAXIM that ``netgraft import`` wrote; by
+    default the embedded network.
 
-    tlc: (h, w) in pixels of the crops that it was trained on, for the variant with local statistics (Chu et
-    al., ECCV 2022) that the published scores use; None for the plain network.
+    tlc: (h, w) in pixels of the crops that a NAFNet was trained on, for the variant with local statistics (Chu et
+    al., ECCV 2022) that the published scores use; None for the plain network. factory: ``package.module:factory`` of a
+    network of one's own, which is imported and called; it keeps the weights that it is made with, or takes those of
+    ``path``.
 
     Raises:
-        CheckpointError: the file cannot be read or does not fit a NAFNet.
-        ConfigError: tlc is not two positive numbers.
+        CheckpointError: the file cannot be read or fits no such network.
+        ConfigError: tlc is not two positive numbers, or not for this network; or the factory makes none.
     """
     if tlc is not None and not (len(tlc) == 2 and all(isinstance(s, int) and s > 0 for s in tlc)):
         raise ConfigError(f"tlc must be two positive whole numbers (height, width) in pixels, not {tlc!r}")
+    if factory is not None:
+        if tlc is not None:
+            raise ConfigError(f"{factory}: local statistics (tlc) are for NAFNets")
+        return _made(factory, None if path is None else Path(path))
     if path is None:
         resource = importlib.resources.files("netgraft.nets").joinpath("weights", EMBEDDED)
         with importlib.resources.as_file(resource) as file:
@@ -75,7 +102,31 @@ def load_teacher(path: str | Path | None = None, *, tlc: tuple[int, int] | None 
                     f"this installation lacks the embedded network {EMBEDDED}; name a checkpoint instead"
                 )
             return _load(file, "embedded", tlc)
-    return _load(Path(path), str(path), tlc)
+    path = Path(path)
+    if path.is_file() and read_metadata(path).get(ARCHITECTURE) == MAXIM:
+        if tlc is not None:
+            raise ConfigError(f"{path}: local statistics (tlc) are for NAFNets, this is a MAXIM")
+        return Teacher(module=load_maxim(path).module, source=str(path), metadata=read_metadata(path))
+    return _load(path, str(path), tlc)
+
+
+def _made(factory: str, path: Path | None) -> Teacher:
+    """What a factory makes, with the weights of a file where one is named."""
+    network = made_by(factory)
+    if path is not None:
+        weights, expected = read_weights(path), network.state_dict()
+        for name in sorted(expected.keys() | weights.keys()):
+            if name not in weights or name not in expected:
+                kind = "missing" if name not in weights else "unexpected"
+                raise CheckpointError(f"{path}: not the weights of {factory}; {kind}: {name}")
+            if weights[name].shape != expected[name].shape:
+                raise CheckpointError(
+                    f"{path}: {name} is {tuple(weights[name].shape)}, but {factory} has {tuple(expected[name].shape)} "
+                    "there"
+                )
+        network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+    network.requires_grad_(True)
+    return Teacher(module=network, factory=factory, source=factory if path is None else str(path))
 
 
 def _load(file: Path, source: str, tlc: tuple[int, int] | None) -> Teacher:

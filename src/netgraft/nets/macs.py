@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from netgraft.errors import CheckpointError, first_line
 
 
 def count_macs(module: nn.Module, size: tuple[int, int], channels: int = 3) -> int:
@@ -29,12 +31,62 @@ def macs_per_module(module: nn.Module, size: tuple[int, int], channels: int = 3)
     """The same by dotted module path, in the order of the calls; modules that only call others do not appear.
 
     The module's input is (1, channels, h, w). ``module`` itself has the path ``""``.
+
+    Raises:
+        CheckpointError: it does not take such an input.
+    """
+    counter = _Counter()
+
+    @contextmanager
+    def counting(net: nn.Module) -> Iterator[None]:
+        # A pass that failed on nothing is run once more.
+        counter.running.clear()
+        counter.macs.clear()
+        with _tracked(net, counter), counter:
+            yield
+
+    run_on_nothing(module, size, channels, counting)
+    return counter.macs
+
+
+def run_on_nothing(
+    module: nn.Module,
+    size: tuple[int, int],
+    channels: int,
+    watching: Callable[[nn.Module], AbstractContextManager[None]],
+) -> None:
+    """One pass of a copy of ``module`` over (1, channels, h, w) without data, or, if it needs data, over zeros.
+
+    watching: opened around the pass, with the copy.
+
+    Raises:
+        CheckpointError: the network does not take such an image.
     """
     net = _without_data(module)
-    counter = _Counter()
-    with torch.no_grad(), _tracked(net, counter), counter:
-        net(torch.empty(1, channels, *size, device="meta"))
-    return counter.macs
+    try:
+        # Networks that compute in another way where nothing is differentiated do so here as they are defined.
+        with torch.enable_grad(), watching(net):
+            net(torch.empty(1, channels, *size, device="meta"))
+    # Networks look at their data in many ways, and each fails in its own.
+    except Exception:
+        _run_on_zeros(module, size, channels, watching)
+
+
+def _run_on_zeros(
+    module: nn.Module,
+    size: tuple[int, int],
+    channels: int,
+    watching: Callable[[nn.Module], AbstractContextManager[None]],
+) -> None:
+    net = copy.deepcopy(module).cpu().eval()
+    try:
+        with torch.no_grad(), watching(net):
+            net(torch.zeros(1, channels, *size))
+    except Exception as error:
+        raise CheckpointError(
+            f"a {type(module).__name__} does not take an image of (1, {channels}, {size[0]}, {size[1]}): "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _without_data(module: nn.Module) -> nn.Module:

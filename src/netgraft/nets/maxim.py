@@ -119,7 +119,7 @@ class Stage(nn.Module):
         sides = [shape.side(level) for level in range(LEVELS)]
         both = list(zip(channels, sides, strict=True))
         self.inputs = nn.ModuleList(_conv3(3, c) for c in channels)
-        self.fuse = nn.ModuleList() if first else nn.ModuleList(CrossGating(c, c, side) for c, side in both)
+        self.fuse = nn.ModuleList() if first else nn.ModuleList(SignalGating(c, c, side) for c, side in both)
         self.encoders = nn.ModuleList()
         self.downs = nn.ModuleList()
         for level, (c, side) in enumerate(both):
@@ -143,7 +143,7 @@ class Stage(nn.Module):
     def forward(self, images: Sequence[Tensor], carried: Carried | None) -> Carried:
         features = [conv(image) for conv, image in zip(self.inputs, images, strict=True)]
         if carried is not None:
-            features = [fuse(x, y)[0] for fuse, x, y in zip(self.fuse, features, carried.attended, strict=True)]
+            features = [fuse(x, y) for fuse, x, y in zip(self.fuse, features, carried.attended, strict=True)]
         encoded: list[Tensor] = []
         y = features[0]
         for level, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
@@ -177,13 +177,13 @@ class Level(nn.Module):
         for _ in range(groups):
             self.blocks.append(MultiAxisBlock(channels, side))
             self.blocks.append(ConvAttentionBlock(channels))
-        self.cross = CrossGating(channels, channels, side) if cross else None
+        self.cross = SignalGating(channels, channels, side) if cross else None
 
     def forward(self, x: Tensor, signal: Tensor | None) -> Tensor:
         y = self.merge(x)
         y = y + self.blocks(y)
         if self.cross is not None:
-            y, _ = self.cross(y, signal)
+            y = self.cross(y, signal)
         out: Tensor = y
         return out
 
@@ -228,7 +228,7 @@ class MultiAxisBlock(nn.Module):
         return x + (grid + block).permute(0, 3, 1, 2)
 
     def _branch(self, tokens: Tensor, gated: nn.Module, half: int) -> Tensor:
-        value = gated(_gelu(_to_half(self.project_in, self.norm(tokens), half)))
+        value = gated(gelu(_to_half(self.project_in, self.norm(tokens), half)))
         return _from_half(self.project_out, value, half)
 
 
@@ -245,7 +245,7 @@ class GatedMlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed = self.norm(tokens)
-        value, gate = (_gelu(_to_half(self.project_in, normed, half)) for half in (0, 1))
+        value, gate = (gelu(_to_half(self.project_in, normed, half)) for half in (0, 1))
         out: Tensor = tokens + self.project_out(value * self.mix(self.gate_norm(gate), shift=1.0))
         return out
 
@@ -290,7 +290,7 @@ class MlpAttentionBlock(nn.Module):
         self.attention = ChannelAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mlp2(_gelu(self.mlp1(self.norm(x.permute(0, 2, 3, 1)))))
+        y = self.mlp2(gelu(self.mlp1(self.norm(x.permute(0, 2, 3, 1)))))
         out: Tensor = x + self.attention(y.permute(0, 3, 1, 2))
         return out
 
@@ -305,7 +305,11 @@ class ChannelAttention(nn.Module):
         self.excite = nn.Conv2d(channels // REDUCTION, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(self.pool(x)))))
+        return x * self.scale(x)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """What it scales the channels by, (b, c, 1, 1)."""
+        return torch.sigmoid(self.excite(F.relu(self.squeeze(self.pool(x)))))
 
 
 class CrossGating(nn.Module):
@@ -329,6 +333,13 @@ class CrossGating(nn.Module):
         return gated_x, gated_y
 
 
+class SignalGating(CrossGating):
+    """Cross gating of which the first signal alone goes on. x: (b, in, h, w), y: (b, c, h, w) -> (b, c, h, w)."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, y)[0]
+
+
 class AxisGate(nn.Module):
     """What a signal offers to be gated, and what it gates the other with. x: (b, c, h, w) -> both (b, h, w, c)."""
 
@@ -344,13 +355,13 @@ class AxisGate(nn.Module):
         self.project_out = nn.Linear(2 * channels, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value = _gelu(self.project(self.norm(x.permute(0, 2, 3, 1))))
+        value = gelu(self.project(self.norm(x.permute(0, 2, 3, 1))))
         grid = along(value, self.side, "grid", lambda tokens: self._branch(tokens, self.mix_grid, 0))
         block = along(value, self.side, "block", lambda tokens: self._branch(tokens, self.mix_block, 1))
         return value, grid + block
 
     def _branch(self, tokens: Tensor, mix: nn.Module, half: int) -> Tensor:
-        mixed = mix(_gelu(_to_half(self.project_in, self.gate_norm(tokens), half)))
+        mixed = mix(gelu(_to_half(self.project_in, self.gate_norm(tokens), half)))
         return _from_half(self.project_out, mixed, half)
 
 
@@ -446,7 +457,7 @@ def _places(x: Tensor, side: int, axis: Axis) -> Tensor:
     return x.reshape(b, h // side, side, w // side, side, c).transpose(3, 4)
 
 
-def _gelu(x: Tensor) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
     """The approximation by tanh, in which these networks were trained."""
     if not _only_runs():
         return F.gelu(x, approximate="tanh")

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from netgraft.errors import CheckpointError
 from netgraft.nets.checkpoint import read_metadata, read_weights, save_weights
+from netgraft.nets.designs import MAXIM, Design
 from netgraft.nets.maxim import Maxim, MaximShape
 
-ARCHITECTURE = "architecture"
-"""The entry of the file's header that says what its weights are of."""
-MAXIM = "MAXIM"
-"""What it says here."""
+ARCHITECTURE, TASK = "architecture", "task"
+"""The entries of the file's header that say what its weights are of, and for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,9 +32,8 @@ class MaximNetwork:
 
     @property
     def description(self) -> str:
-        """In words, e.g. ``MAXIM-3 for deblurring, width 32``."""
-        shape = self.module.shape
-        return f"MAXIM-{shape.stages} for {self.task}, width {shape.width}"
+        """In words, e.g. ``MAXIM-3, width 32, for deblurring``."""
+        return f"{Design(architecture=MAXIM, shape=self.module.shape).description}, for {self.task}"
 
 
 def save_maxim(network: MaximNetwork, path: Path) -> None:
@@ -44,7 +42,7 @@ def save_maxim(network: MaximNetwork, path: Path) -> None:
     Raises:
         CheckpointError: another suffix, or a file that cannot be written.
     """
-    header = {ARCHITECTURE: MAXIM, "task": network.task, "source": network.source}
+    header = {ARCHITECTURE: MAXIM, TASK: network.task, "source": network.source}
     save_weights(network.module, path, half=False, metadata=header)
 
 
@@ -73,7 +71,7 @@ def load_maxim(path: Path) -> MaximNetwork:
     net.load_state_dict(weights, assign=True)
     return MaximNetwork(
         module=net.eval().requires_grad_(True),
-        task=header.get("task", "restoration"),
+        task=header.get(TASK, "restoration"),
         source=header.get("source", str(path)),
     )
 

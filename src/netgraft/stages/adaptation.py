@@ -35,8 +35,8 @@ from netgraft.evaluate import Evaluation, evaluate
 from netgraft.export import Export
 from netgraft.imaging import RgbImage
 from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.designs import Design
 from netgraft.nets.load import Teacher, load_teacher
-from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.nets.quantized import shipped
 from netgraft.portable import Student, load_student, save_student
 from netgraft.restore import open_restorer
@@ -87,7 +87,7 @@ def start_from(
         student, own = load_student(path), None
     elif (path / PORTABLE).is_file() and (config := stored_config(path)) is not None:
         # What the run delivered, whatever has become of its images since.
-        student, own = load_student(path / PORTABLE), load_teacher(config.teacher.path, tlc=config.teacher.tlc)
+        student, own = load_student(path / PORTABLE, factory=config.teacher.factory), config.teacher.load()
     else:
         with finished_run(path, progress) as run:
             student, own = run.student, run.teacher
@@ -97,13 +97,13 @@ def start_from(
     if alone:
         return Start(student=student, teacher=None)
     if teacher is not None:
-        own = load_teacher(teacher, tlc=student.tlc)
+        own = load_teacher(teacher, tlc=student.design.tlc)
     elif own is None:
         if student.teacher != EMBEDDED:
             raise ConfigError(
                 f"{path}: does not hold the teacher ({student.teacher} then): name it with --teacher, or --no-teacher"
             )
-        own = load_teacher(tlc=student.tlc)
+        own = load_teacher(tlc=student.design.tlc)
     return Start(student=student, teacher=own)
 
 
@@ -240,7 +240,8 @@ class AdaptStages(Folder):
             if name == "student":
                 save_student(replace(self.start.student, module=tuned.module), found[name])
             else:
-                save_weights(tuned.module, found[name], half=False)
+                teacher = self.start.teacher
+                save_weights(tuned.module, found[name], half=False, metadata=teacher.metadata if teacher else None)
         return found
 
     @cached_property
@@ -258,15 +259,16 @@ class AdaptStages(Folder):
     def parts(self) -> dict[str, OnnxParts]:
         """What the networks' files are put together from, by name; of one shape, the parts are the same."""
         h, w = self.start.student.size
-        shapes = {"student": self.start.student.shape}
+        student = self.start.student
+        designs = {"student": student.design}
         if self.start.teacher is not None:
-            shapes["teacher"] = self.start.teacher.shape
-        made: dict[NafNetShape, OnnxParts] = {}
-        for shape in shapes.values():
+            designs["teacher"] = self.start.teacher.design
+        made: dict[Design, OnnxParts] = {}
+        for design in designs.values():
             with torch.device("meta"):
-                sites = find_sites(NafNet(shape), (h, w))
-            made[shape] = OnnxParts(sites, torch.zeros(1, shape.image_channels, h, w))
-        return {name: made[shape] for name, shape in shapes.items()}
+                sites = find_sites(design.build(), (h, w), named=tuple(student.assignment))
+            made[design] = OnnxParts(sites, torch.zeros(1, 3, h, w))
+        return {name: made[design] for name, design in designs.items()}
 
     def _export(self, name: str, form: str) -> Export:
         folder = self.store.root / "export"

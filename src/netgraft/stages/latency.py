@@ -123,7 +123,7 @@ class BlockBench:
         return {
             "device": self.device.description.as_dict(),
             "size": self.stages.config.size,
-            "shape": asdict(self.stages.teacher.shape),
+            "shape": self.stages.design_key,
             "samples": self.stages.config.device.samples,
             "operators": operators,
             "reference": self._reference.path,
@@ -144,7 +144,10 @@ class BlockBench:
         """Deployed blocks for a site by operator, each with its input."""
         block, example = self.stages.teacher.module.get_submodule(site.path), site.example(self.stages.config.size)
         return {
-            name: (shipped(block if name == KEEP else self.stages.pool[name].start(block, site)), example)
+            name: (
+                shipped(site.alone(block if name == KEEP else self.stages.pool[name].module_at(site, block))),
+                example,
+            )
             for name in operators
         }
 
@@ -187,7 +190,7 @@ class BlockBench:
     ) -> dict[str, Latency | Unsupported]:
         """One session: what is asked for in turns, and among it the reference, which tells sessions apart."""
         site = self._reference
-        reference = shipped(self.stages.teacher.module.get_submodule(site.path))
+        reference = shipped(site.alone(self.stages.teacher.module.get_submodule(site.path)))
 
         def compile_any(name: str, module: nn.Module, example: Tensor) -> Runnable | Unsupported:
             if name == REFERENCE:

@@ -106,8 +106,7 @@ class StudentStages(SearchStages):
         """The fine-tuned student with all that it needs to leave this run."""
         return Student(
             module=self.finetuned[0],
-            shape=self.teacher.shape,
-            tlc=self.config.teacher.tlc,
+            design=self.teacher.design,
             assignment=self.assignment,
             size=self.config.size,
             device=self.config.device.name,

@@ -79,7 +79,7 @@ class SurrogateStages(TeacherStages):
                 block = self.teacher.module.get_submodule(site.path) if single == KEEP else trained[site.path, single]
                 twin = found[site.path, name] = QuantizedBlock(copy.deepcopy(block)).eval()
                 with torch.no_grad(), calibrating(twin, QuantizedBlock):
-                    twin(features[site.path].x)
+                    twin(*features[site.path].inputs)
         return found, surrogate_errors(found, features)
 
     def _features(self) -> Mapping[str, SiteFeatures]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from netgraft.data.images import crops_of, fingerprint
 from netgraft.errors import ConfigError
+from netgraft.nets.designs import structure
 from netgraft.nets.footprint import Footprint
-from netgraft.nets.load import Teacher, load_teacher
+from netgraft.nets.load import Teacher
 from netgraft.operators import Operator, operator_pool, options_for, with_int8
 from netgraft.saliency import Protection, protect, saliency
 from netgraft.sites import KEEP, Site, find_sites, paper_sites, select_sites
@@ -27,7 +28,7 @@ class TeacherStages(RunFolder):
     @cached_property
     def teacher(self) -> Teacher:
         """The pretrained network."""
-        teacher = load_teacher(self.config.teacher.path, tlc=self.config.teacher.tlc)
+        teacher = self.config.teacher.load()
         if any(side % teacher.size_multiple for side in self.config.size):
             raise ConfigError(f"size {list(self.config.size)}: this network needs multiples of {teacher.size_multiple}")
         return teacher
@@ -45,12 +46,20 @@ class TeacherStages(RunFolder):
             "data": fingerprint(config.data),
             "seed": config.seed,
             "size": config.size,
-        }
+        } | ({"factory": config.teacher.factory} if config.teacher.factory else {})
+
+    @cached_property
+    def design_key(self) -> dict[str, Any]:
+        """What the latencies of the teacher's blocks depend on; not on its weights."""
+        key = self.teacher.design.as_dict()
+        return key if self.teacher.design.shape else key | {"structure": structure(self.teacher.module)}
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Every site of the teacher."""
-        return find_sites(self.teacher.module, self.config.size)
+        """Every site of the teacher; those that the config names among them."""
+        chosen = self.config.space.sites
+        named = () if isinstance(chosen, str) else chosen
+        return find_sites(self.teacher.module, self.config.size, named=named)
 
     @cached_property
     def learned(self) -> Mapping[str, Operator]:
@@ -70,8 +79,8 @@ class TeacherStages(RunFolder):
             block = self.teacher.module.get_submodule(site.path)
             h, w = (side // site.stride for side in self.config.size)
             for name in options_for(site, self.pool):
-                module = block if name == KEEP else self.pool[name].start(block, site)
-                found[site.shape_key, name] = Footprint.of(module, (h, w), site.in_channels)
+                module = block if name == KEEP else self.pool[name].module_at(site, block)
+                found[site.shape_key, name] = Footprint.of(site.alone(module), (h, w), site.joint_channels)
         return found
 
     @cached_property

@@ -7,12 +7,13 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnxscript
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +84,9 @@ def finished_bytes(model: ir.Model, *, fast_forms: bool = True, fp16_safe: bool 
 def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> ir.Model:
     """The graph of ``module`` as the exporter gives it; its weights go by their names in the state dict.
 
+    What can be computed in advance is, unless it takes weights, which would then be lost under their names; runtimes do
+    so anyway when they open a file.
+
     Raises:
         ExportError: the module cannot be expressed in ONNX.
     """
@@ -95,6 +99,7 @@ def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> 
                 (example,),
                 dynamo=True,
                 verbose=False,
+                optimize=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
@@ -103,8 +108,32 @@ def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> 
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"cannot express {type(module).__name__} in ONNX: {_root_cause(error)}") from error
     assert program is not None, "the exporter gives a program unless it was asked to write a file"
-    _forget_sources(program.model)
-    return program.model
+    model = _folded(program.model, module.state_dict().keys())
+    _forget_sources(model)
+    return model
+
+
+def _folded(model: ir.Model, weights: Collection[str]) -> ir.Model:
+    """The graph with constants computed in advance, or as it is where weights would be lost that way."""
+    if any(_is_of_weights_alone(node) for node in model.graph):
+        return model
+    folded = model.clone()
+    with _quiet():
+        onnxscript.optimizer.optimize(folded)
+    # Of equal weights one alone is left.
+    return folded if weights <= folded.graph.initializers.keys() else model
+
+
+def _is_of_weights_alone(node: ir.Node) -> bool:
+    """Whether a node computes with weights and constants alone."""
+    inputs = [value for value in node.inputs if value is not None]
+    constant = all(value.is_initializer() or _is_constant(value) for value in inputs)
+    return constant and any(value.is_initializer() for value in inputs) and node.op_type != "Shape"
+
+
+def _is_constant(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Constant"
 
 
 def _free_sides(module: nn.Module) -> dict[int, Any]:

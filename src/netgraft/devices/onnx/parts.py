@@ -13,10 +13,12 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 
 from netgraft.devices.onnx.graph import finished_bytes, onnx_model
 from netgraft.errors import ExportError
+from netgraft.nets.sited import Joined
 from netgraft.sites import KEEP, Site
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,7 +49,7 @@ class OnnxParts:
                 its operator and shape: export it whole.
         """
         if self._around is None:
-            self._around = onnx_model(_with_markers(module, self.sites), self.example)
+            self._around = self._exported(_with_markers(module, self.sites), self.example)
         model = self._around.clone()
         for site in self.sites:
             part = self._part(site, assignment.get(site.path, KEEP), module.get_submodule(site.path))
@@ -67,11 +69,21 @@ class OnnxParts:
         key, shapes = (site.shape_key, operator), _shapes(block)
         if key not in self._parts:
             h, w = self.example.shape[-2:]
-            self._parts[key] = (onnx_model(block, site.example((h, w))), shapes)
+            self._parts[key] = (self._exported(site.alone(block), site.example((h, w))), shapes)
         part, known = self._parts[key]
         if shapes != known:
             raise ExportError(f"{operator} at {site.path} has other weights than {operator} at other {site.shape_key}")
         return part.clone()
+
+    def _exported(self, module: nn.Module, example: Tensor) -> ir.Model:
+        """The graph of a module, in which its weights go by the names that they have in the module, or in the block of
+        several inputs that it stands for."""
+        model = onnx_model(module, example)
+        if isinstance(module, Joined):
+            for name in module.state_dict().keys() & model.graph.initializers.keys():
+                value = model.graph.initializers.pop(name)
+                model.graph.register_initializer(_moved(value, name.removeprefix(f"{Joined.INNER}.")))
+        return model
 
     def _with_weights(self, model: ir.Model, module: nn.Module) -> bytes:
         """The finished file of a graph, which is changed in place, with the weights of ``module``."""
@@ -90,11 +102,29 @@ def _with_markers(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 def _marker(site: Site) -> nn.Module:
     """One convolution from the site's input shape to its output shape."""
-    channels = (site.in_channels, site.out_channels)
+    channels = (site.joint_channels, site.out_channels)
     if site.kind == "up":
-        return nn.ConvTranspose2d(*channels, 2, stride=2, bias=False)
+        return _UpMarker(*channels, 2, stride=2)
     side = 2 if site.kind == "down" else 1
-    return nn.Conv2d(*channels, side, stride=side, bias=False)
+    return _Marker(*channels, side, stride=side)
+
+
+class _Marker(nn.Conv2d):
+    """Takes all inputs of a site."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(_joined(inputs))
+
+
+class _UpMarker(nn.ConvTranspose2d):
+    """Takes all inputs of a site that doubles the resolution."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(_joined(inputs))
+
+
+def _joined(inputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0]
 
 
 def _put(graph: ir.Graph, path: str, part: ir.Graph) -> None:
@@ -109,8 +139,9 @@ def _put(graph: ir.Graph, path: str, part: ir.Graph) -> None:
     assert before is not None, "a convolution has an input"
     result = before if end is start else end
     part.outputs.clear()
-    # The part's own weight may have the marker's name.
+    # The part's own weights may have the marker's names.
     del graph.initializers[f"{path}.weight"]
+    del graph.initializers[f"{path}.bias"]
     for value in list(part.initializers.values()):
         graph.register_initializer(_moved(value, f"{path}.{value.name}"))
     part.initializers.clear()
