@@ -7,12 +7,13 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import onnxscript
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,21 @@ from netgraft.restore import SIZE_MULTIPLE
 
 OPSET = 18
 INPUT, OUTPUT = "x", "y"
+MOST_REWRITTEN = 2000
+"""Nodes of a graph that the exporter's rewriting, whose time grows with their square, is let loose on."""
+LARGE_GRAPH_PASSES = (
+    passes.RemoveUnusedNodesPass,
+    passes.LiftConstantsToInitializersPass,
+    passes.DeduplicateInitializersPass,
+    passes.CommonSubexpressionEliminationPass,
+    passes.NameFixPass,
+)
+"""What is left of it for others, each in a few seconds."""
 NOISY_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch.fx.experimental.symbolic_shapes",
     "torch.export._trace",
+    "onnxscript.optimizer._constant_folding",
 )
 
 log = logging.getLogger(__name__)
@@ -81,11 +93,11 @@ def finished_bytes(model: ir.Model, *, fast_forms: bool = True, fp16_safe: bool 
     return content
 
 
-def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> ir.Model:
-    """The graph of ``module`` as the exporter gives it; its weights go by their names in the state dict.
+def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False, named: bool = False) -> ir.Model:
+    """The graph of ``module``, with what can be computed in advance computed.
 
-    What can be computed in advance is, unless it takes weights, which would then be lost under their names; runtimes do
-    so anyway when they open a file.
+    named: all of its weights are there under their names in the state dict; where computing in advance would lose some,
+    it is left to the runtime, which does so when it opens a file.
 
     Raises:
         ExportError: the module cannot be expressed in ONNX.
@@ -105,23 +117,30 @@ def onnx_model(module: nn.Module, example: Tensor, *, dynamic: bool = False) -> 
                 output_names=[OUTPUT],
                 dynamic_shapes=tuple(shapes.values()) if shapes else None,
             )
+            assert program is not None, "the exporter gives a program unless it was asked to write a file"
+            _fold(program, module.state_dict().keys() if named else set())
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"cannot express {type(module).__name__} in ONNX: {_root_cause(error)}") from error
-    assert program is not None, "the exporter gives a program unless it was asked to write a file"
-    model = _folded(program.model, module.state_dict().keys())
-    _forget_sources(model)
-    return model
+    _forget_sources(program.model)
+    return program.model
 
 
-def _folded(model: ir.Model, weights: Collection[str]) -> ir.Model:
-    """The graph with constants computed in advance, or as it is where weights would be lost that way."""
-    if any(_is_of_weights_alone(node) for node in model.graph):
-        return model
-    folded = model.clone()
-    with _quiet():
-        onnxscript.optimizer.optimize(folded)
+def _fold(program: torch.onnx.ONNXProgram, weights: Set[str]) -> None:
+    """Compute in advance, in place, what can be; nothing if weights of these names would be lost that way."""
+    before = program.model
+    if weights:
+        if any(_is_of_weights_alone(node) for node in before.graph):
+            return
+        program.model = before.clone()
+    if len(program.model.graph) <= MOST_REWRITTEN:
+        program.optimize()
+    else:
+        onnxscript.optimizer.fold_constants(program.model)
+        for step in LARGE_GRAPH_PASSES:
+            step()(program.model)
     # Of equal weights one alone is left.
-    return folded if weights <= folded.graph.initializers.keys() else model
+    if not weights <= program.model.graph.initializers.keys():
+        program.model = before
 
 
 def _is_of_weights_alone(node: ir.Node) -> bool:

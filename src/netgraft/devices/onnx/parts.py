@@ -78,7 +78,7 @@ class OnnxParts:
     def _exported(self, module: nn.Module, example: Tensor) -> ir.Model:
         """The graph of a module, in which its weights go by the names that they have in the module, or in the block of
         several inputs that it stands for."""
-        model = onnx_model(module, example)
+        model = onnx_model(module, example, named=True)
         if isinstance(module, Joined):
             for name in module.state_dict().keys() & model.graph.initializers.keys():
                 value = model.graph.initializers.pop(name)
