@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/netgraft run --preset demo --out runs/demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -51,9 +51,10 @@ class Finetuning:
         self.config = config
         self.compute = compute
         self.teacher = moved(teacher, compute)
-        self.student = copy.deepcopy(student).train().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # In eval mode: batch norms keep the statistics that they were trained with, which small batches would spoil.
+        self.student = copy.deepcopy(student).eval().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.requires_grad_(True)
-        self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), config.learning_rate, betas=(0.9, 0.9), weight_decay=0, fused=True
         )

@@ -297,7 +297,7 @@ def test_the_command_writes_a_checkpoint(
     outcome = netgraft("import", "maxim", as_tarball(package.files(), tmp_path / "p.tgz"), "-o", out, "--json")
     assert outcome.returncode == 0
     told = json.loads(outcome.stdout.splitlines()[-1])
-    assert told["architecture"] == "MAXIM-2 for deblurring, width 4"
+    assert told["architecture"] == "MAXIM-2, width 4, for deblurring"
     assert told["params"] == sum(p.numel() for p in net.parameters())
     assert read_metadata(out) == {"architecture": "MAXIM", "task": "deblurring", "source": f"{NAME} 0.1.0"}
     loaded = load_maxim(out).module
@@ -323,7 +323,7 @@ def test_a_checkpoint_restores_and_takes_part(checkpoint: Path, net: Maxim) -> N
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     assert restore(image, checkpoint).shape == image.shape
     entrant = open_entrants([str(checkpoint)])["restored"]
-    assert entrant.architecture == "MAXIM-2 for deblurring, width 4"
+    assert entrant.architecture == "MAXIM-2, width 4, for deblurring"
     assert entrant.restorer.multiple == net.size_multiple
     with pytest.raises(ConfigError, match="--tlc is for NAFNets"):
         open_entrants([str(checkpoint)], tlc=64)
