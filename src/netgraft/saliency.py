@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from netgraft.errors import ConfigError, ImageError, NetgraftError
 from netgraft.names import lookup, unknown
@@ -182,29 +183,59 @@ class _NormOnce(torch.autograd.Function):
 
 
 def _fisher(net: nn.Module, x: Tensor, clean: Tensor, loss: Loss) -> LayerScores:
-    outputs: list[tuple[str, Tensor]] = []
-
-    def keep(path: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            outputs.append((path, output))
-            # What follows may work in place; it gets its own copy.
-            return output.clone()
-
-        return hook
-
-    for path, layer in _layers(net).items():
-        layer.register_forward_hook(keep(path))
-    value = loss(net(x), clean)
-    gradients = torch.autograd.grad(value, [a for _, a in outputs], materialize_grads=True)
+    with _Outputs(_weights(net)) as seen:
+        value = loss(net(x), clean)
+    gradients = torch.autograd.grad(value, [output.a for output in seen.outputs], materialize_grads=True)
     scores = {path: torch.zeros((), dtype=torch.float64) for path in _layers(net)}
-    for (path, a), gradient in zip(outputs, gradients, strict=True):
-        product = (a.detach() * gradient).double()
-        if isinstance(net.get_submodule(path), nn.Conv2d):
-            product = product.sum((2, 3))
+    for output, gradient in zip(seen.outputs, gradients, strict=True):
+        product = (output.a.detach() * gradient).double().movedim(output.channels, -1)
+        if output.is_map:
+            # One value an image: the sum over its map.
+            product = product.sum((1, 2))
         channel = 0.5 * product.square().flatten(0, -2).mean(0)
-        weights_per_channel = _weights(net)[path][0].numel()
-        scores[path] = scores[path] + channel.sum() * weights_per_channel
+        scores[output.path] = scores[output.path] + channel.sum() * output.weights_per_channel
     return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What a layer, or a part of one, gave."""
+
+    path: str
+    a: Tensor
+    channels: int
+    """Its dimension of channels."""
+    is_map: bool
+    """Whether it is a map of features, (b, c, h, w)."""
+    weights_per_channel: int
+
+
+class _Outputs(TorchFunctionMode):
+    """While open, notes the outputs of all layers by their weights, whether a layer is called or a part of it used."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.paths = {id(weight): path for path, weight in weights.items()}
+        self.outputs: list[_Output] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func not in (F.conv2d, F.linear, torch.baddbmm):
+            return result
+        weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+        # Halves and repetitions of weights are views of them.
+        path = self.paths.get(id(weight)) or self.paths.get(id(weight._base))
+        if path is None:
+            return result
+        channels, weights = {F.conv2d: 1, F.linear: -1, torch.baddbmm: 1}[func], weight
+        if func is torch.baddbmm:
+            weights = weight[0]
+        output = _Output(path, result, channels, func is F.conv2d, weights[0].numel())
+        self.outputs.append(output)
+        # What follows may work in place; it gets its own copy.
+        return result.clone()
 
 
 def _synflow(net: nn.Module, x: Tensor, clean: Tensor, loss: Loss) -> LayerScores:
