@@ -367,3 +367,35 @@ def test_protect_refuses_what_it_cannot_do() -> None:
         protect(PLACES, np.zeros(4), metric="snip", named=["e"])
     with pytest.raises(ConfigError, match="the 5 most salient of 4 sites"):
         protect(PLACES, np.zeros(4), metric="snip", top=5)
+
+
+class Halved(nn.Module):
+    """A convolution and a linear layer of which each half is used by itself, or which are called."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.apart = apart
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.spread = nn.Linear(4, 6)
+        self.ending = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).permute(0, 2, 3, 1)
+        if self.apart:
+            halves = zip(self.spread.weight.chunk(2), self.spread.bias.chunk(2), strict=True)
+            y = torch.cat([F.linear(y, weight, bias) for weight, bias in halves], dim=-1)
+        else:
+            y = self.spread(y)
+        restored: Tensor = self.ending(y.permute(0, 3, 1, 2))
+        return restored
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_layer_of_which_parts_are_used_counts_as_one_that_is_called(metric: str) -> None:
+    """As MAXIM's linear layers, which are never called as modules."""
+    x, clean = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    sites = [Place(path) for path in ("conv", "spread", "ending")]
+    called, apart = (saliency(Halved(way), x, clean, sites, metric=metric) for way in (False, True))
+    np.testing.assert_allclose(apart, called, rtol=1e-4)
+    assert (called != 0).all()

@@ -118,8 +118,11 @@ class _Survey:
         self.calls = trace(module, (side, side))
         # Not alike in both directions: some tensors look like a map at one size.
         self.larger = trace(module, (2 * side, 3 * side))
-        self.macs = macs_per_module(module, size)
-        self.total = sum(self.macs.values())
+        self.macs: dict[str, int] = {}
+        """Multiply-accumulates of every module and all those inside it."""
+        for path, count in macs_per_module(module, size).items():
+            for around in (path, *_around(path)):
+                self.macs[around] = self.macs.get(around, 0) + count
         self.valid: dict[str, Site] = {}
         self.reasons: dict[str, str] = {}
         for path, part in module.named_modules():
@@ -159,7 +162,7 @@ class _Survey:
         for name, child in self.module.get_submodule(path).named_children():
             inner = f"{path}.{name}"
             if type(child).__module__ in REPLACED:
-                total += self._macs_inside(inner)
+                total += self.macs.get(inner, 0)
             elif inner in self.valid and any(True for _ in child.children()):
                 total += self.valid[inner].macs
             else:
@@ -180,7 +183,7 @@ class _Survey:
             raise _NoSiteError("it takes tensors of several resolutions")
         if type(part).__module__ in REPLACED:
             raise _NoSiteError("it stands in a teacher's place already")
-        macs = self._macs_inside(path)
+        macs = self.macs.get(path, 0)
         if not macs:
             raise _NoSiteError("it has no convolution or linear layer")
         return Site(
@@ -191,7 +194,7 @@ class _Survey:
             in_channels=channels,
             out_channels=out_channels,
             macs=macs,
-            macs_share=macs / self.total,
+            macs_share=macs / self.macs[""],
             params=sum(p.numel() for p in part.parameters()),
             block=described(part),
             more_channels=tuple(count for _, count in more),
@@ -204,10 +207,6 @@ class _Survey:
             one in self.valid and self.valid[one].kind == "block" for one in inner
         )
         return len(inner) if row and self.valid[path].kind == "block" else 1
-
-    def _macs_inside(self, path: str) -> int:
-        """Multiply-accumulates of a module and all those inside it."""
-        return sum(count for name, count in self.macs.items() if name == path or name.startswith(f"{path}."))
 
     def _call(self, path: str, calls: Mapping[str, Sequence[Call]]) -> Call:
         """The one call of a module in a pass."""
@@ -234,6 +233,13 @@ class _Survey:
                 f"{2 * side}x{3 * side}, and {expected} was expected"
             )
         return side // shape[3], shape[1]
+
+
+def _around(path: str) -> Iterator[str]:
+    """Paths of the modules around one, the network's own, which is empty, the last."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 class _NoSiteError(Exception):

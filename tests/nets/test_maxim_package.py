@@ -306,6 +306,25 @@ def test_the_command_writes_a_checkpoint(
         assert torch.equal(loaded(x), net(x))
 
 
+def test_the_command_keeps_the_first_stages(
+    net: Maxim, package: Package, netgraft: Netgraft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The network gives what the whole one has after its first stage, where it was taught the clean image as well."""
+    monkeypatch.setattr(maxim_package, "import_maxim", partial(import_maxim, packages=package.known()))
+    path, out = as_tarball(package.files(), tmp_path / "p.tgz"), tmp_path / "first.safetensors"
+    outcome = netgraft("import", "maxim", path, "-o", out, "--stages", "1", "--json")
+    assert json.loads(outcome.stdout.splitlines()[-1])["architecture"] == "MAXIM-1, width 4, for deblurring"
+    x, seen = torch.rand(1, 3, 32, 32), []
+    attention = net.stages[0].attention[0]
+    handle = attention.register_forward_hook(lambda part, inputs, _: seen.append(part.image(inputs[0]) + inputs[1]))
+    with torch.no_grad():
+        net(x)
+        torch.testing.assert_close(load_maxim(out).module(x), seen[0])
+    handle.remove()
+    outcome = netgraft("import", "maxim", path, "-o", out, "--stages", "3")
+    assert (outcome.returncode, "this MAXIM has 2" in outcome.stderr) == (2, True)
+
+
 def test_the_command_leaves_nothing_half_written(netgraft: Netgraft, package: Package, tmp_path: Path) -> None:
     path = as_tarball(package.files(), tmp_path / "p.tgz")
     out = tmp_path / "maxim.safetensors"

