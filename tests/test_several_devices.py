@@ -334,7 +334,7 @@ def test_tables_and_the_report_name_the_devices(root: Path, copied: Path) -> Non
     shown = list(result_table(json.loads((copied / "result.json").read_text())).columns[0].cells)
     assert {f"latency_ms, {FIRST}", f"latency_ms, {SECOND}"} <= set(shown)
     page = (copied / "report.html").read_text()
-    assert f"NAFNet refitted to {FIRST} and {SECOND}" in page
+    assert f", refitted to {FIRST} and {SECOND}" in page
     assert '<section id="devices">' in page
     for name in ("front", "front-1", "front-2"):
         assert f'data-for="plot-{name}"' in page

@@ -41,7 +41,7 @@ def report_data(run: Run, figures: dict[str, Any]) -> ReportData:
     data = run.config.data
     names, backends = [bench.name for bench in run.benches], [run.bench.device.description.backend]
     return ReportData(
-        title=f"NAFNet refitted to {' and '.join(names if run.several else backends)}",
+        title=f"{run.teacher.description}, refitted to {' and '.join(names if run.several else backends)}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         result=figures,
         versions=versions(),
