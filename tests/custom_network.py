@@ -69,7 +69,7 @@ class Restorer(nn.Module):
         self.context = Mean(2 * channels)
         self.up = nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 1, bias=False), nn.PixelShuffle(2))
         self.merge = Merge(channels)
-        self.tail = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
+        self.tail = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
         self.twice = Twice(channels)
         self.ending = nn.Conv2d(channels, 3, 3, padding=1)
 

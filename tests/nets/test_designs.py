@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from custom_network import Restorer
 from netgraft.errors import CheckpointError, ConfigError
+from netgraft.features import site_features
 from netgraft.nets.checkpoint import save_weights
 from netgraft.nets.designs import made_by
 from netgraft.nets.load import load_teacher
+from netgraft.sites import find_sites, select_sites
 
 OWN = "custom_network:restorer"
 
@@ -37,6 +39,16 @@ def test_sides_that_it_cannot_take_are_padded() -> None:
     padded = torch.cat([padded, padded[..., -1:]], dim=3)
     torch.testing.assert_close(network(x), own(padded)[..., :33, :47])
     torch.testing.assert_close(network(padded), own(padded))
+
+
+@torch.no_grad()
+def test_what_a_layer_gives_is_not_changed_behind_it() -> None:
+    """By an activation that works in place: its input is what the layer before it is to be replaced for."""
+    network = made_by(OWN)
+    site = select_sites(find_sites(network, named=["tail.0"]), ["tail.0"])
+    features = site_features(network, torch.rand(1, 3, 32, 32), [*site, *find_sites(network)[-1:]])
+    torch.testing.assert_close(features["tail.0"].y, network.get_submodule("tail.0")(features["tail.0"].x))
+    assert (features["tail.0"].y < 0).any()
 
 
 def test_it_takes_weights(tmp_path: Path) -> None:

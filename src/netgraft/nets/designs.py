@@ -82,6 +82,10 @@ def made_by(reference: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"the model {reference!r} makes a {type(network).__name__}; it must make an nn.Module")
     network.eval()
+    for part in network.modules():
+        # What a block takes and gives is kept, and must not change when the pass goes on.
+        if getattr(part, "inplace", False) is True:
+            part.inplace = False  # type: ignore[assignment]
     given = trace(network, (PROBE, PROBE))[""][0].output
     if given != (1, 3, PROBE, PROBE):
         raise CheckpointError(
