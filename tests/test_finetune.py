@@ -146,6 +146,15 @@ def test_statistics_of_an_operator_of_ones_own_reach_the_result() -> None:
     assert torch.equal(mean, work.student.get_submodule("1").running_mean)  # type: ignore[arg-type]
 
 
+def test_statistics_of_the_teacher_are_kept() -> None:
+    teacher = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    work = Finetuning(teacher, teacher, CONFIG)
+    work.run(batches())
+    for network in (work.average, work.student):
+        assert torch.equal(network.get_submodule("1").running_mean, torch.zeros(3))  # type: ignore[arg-type]
+    assert not torch.equal(work.student.get_submodule("1").weight, teacher[1].weight)  # type: ignore[arg-type]
+
+
 def test_the_fourier_loss_has_its_say() -> None:
     """With a large weight the student's spectrum ends nearer to the clean one's; what is noted stays the PSNR loss."""
     task, ends = batches(1) * 40, {}

@@ -51,10 +51,10 @@ class Finetuning:
         self.config = config
         self.compute = compute
         self.teacher = moved(teacher, compute)
-        # In eval mode: batch norms keep the statistics that they were trained with, which small batches would spoil.
-        self.student = copy.deepcopy(student).eval().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student = copy.deepcopy(student).train().to(compute, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.requires_grad_(True)
-        self.average = copy.deepcopy(self.student).requires_grad_(False)
+        _keep_statistics(self.student, teacher)
+        self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), config.learning_rate, betas=(0.9, 0.9), weight_decay=0, fused=True
         )
@@ -115,3 +115,13 @@ class Finetuning:
         self.optimizer.load_state_dict(state["optimizer"])
         self.losses = list(state["losses"])
         self.step = int(state["step"])
+
+
+def _keep_statistics(student: nn.Module, teacher: nn.Module) -> None:
+    """Let the teacher's batch norms keep the statistics that they were trained with, which small batches would spoil;
+    those of operators learn theirs."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    of_teacher = {path for path, part in teacher.named_modules() if isinstance(part, norms)}
+    for path, part in student.named_modules():
+        if isinstance(part, norms) and path in of_teacher:
+            part.eval()

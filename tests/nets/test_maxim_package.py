@@ -344,7 +344,7 @@ def test_a_checkpoint_restores_and_takes_part(checkpoint: Path, net: Maxim) -> N
     entrant = open_entrants([str(checkpoint)])["restored"]
     assert entrant.architecture == "MAXIM-2, width 4, for deblurring"
     assert entrant.restorer.multiple == net.size_multiple
-    with pytest.raises(ConfigError, match="--tlc is for NAFNets"):
+    with pytest.raises(ConfigError, match="for NAFNets, this is a MAXIM"):
         open_entrants([str(checkpoint)], tlc=64)
 
 
