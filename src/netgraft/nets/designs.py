@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from netgraft.errors import CheckpointError, ConfigError, first_line
 from netgraft.names import imported
 from netgraft.nets.maxim import Maxim, MaximShape
 from netgraft.nets.nafnet import NafNet, NafNetShape, localize
-from netgraft.nets.trace import trace
+from netgraft.nets.trace import Call, trace
 
 NAFNET, MAXIM = "NAFNet", "MAXIM"
 
@@ -86,21 +87,25 @@ def made_by(reference: str) -> nn.Module:
         # What a block takes and gives is kept, and must not change when the pass goes on.
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]
-    given = trace(network, (PROBE, PROBE))[""][0].output
+    calls = trace(network, (PROBE, PROBE))
+    given = calls[""][0].output
     if given != (1, 3, PROBE, PROBE):
         raise CheckpointError(
             f"the model {reference!r} gives {given or 'something else than one tensor'} for an image of "
             f"(1, 3, {PROBE}, {PROBE}); it must give one image of the same size"
         )
-    return network if hasattr(network, "size_multiple") else _padding(network)
+    return network if hasattr(network, "size_multiple") else _padding(network, calls)
 
 
-def _padding(network: nn.Module) -> nn.Module:
-    """The network itself, of a class that pads what it takes to the coarsest of its maps, and crops what it gives."""
+def _padding(network: nn.Module, calls: Mapping[str, Sequence[Call]]) -> nn.Module:
+    """The network itself, of a class that pads what it takes to the coarsest of its maps, and crops what it gives.
+
+    calls: of a pass over :data:`PROBE` pixels squared.
+    """
     strides = [1]
     larger = trace(network, (2 * PROBE, 3 * PROBE))
-    for path, calls in trace(network, (PROBE, PROBE)).items():
-        for call, other in zip(calls, larger[path], strict=False):
+    for path, made in calls.items():
+        for call, other in zip(made, larger[path], strict=False):
             shape = call.output
             # What follows the image, and nothing of a size of its own.
             if shape and len(shape) == 4 and other.output == (*shape[:2], 2 * shape[2], 3 * shape[3]):

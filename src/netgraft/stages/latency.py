@@ -124,6 +124,8 @@ class BlockBench:
             "device": self.device.description.as_dict(),
             "size": self.stages.config.size,
             "shape": self.stages.design_key,
+            # What a key of a shape stands for depends on which other sites there are.
+            "blocks": {site.shape_key: site.path for site in reversed(self.stages.sites)},
             "samples": self.stages.config.device.samples,
             "operators": operators,
             "reference": self._reference.path,

@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-import onnxscript
 import torch
 from torch import Tensor, nn
 
@@ -135,6 +134,9 @@ def _fold(program: torch.onnx.ONNXProgram, weights: Set[str]) -> None:
     if len(program.model.graph) <= MOST_REWRITTEN:
         program.optimize()
     else:
+        # Here, since little else needs it: it takes long to import.
+        import onnxscript
+
         onnxscript.optimizer.fold_constants(program.model)
         for step in LARGE_GRAPH_PASSES:
             step()(program.model)
