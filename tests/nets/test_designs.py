@@ -81,11 +81,14 @@ def test_what_is_no_restoration_network_is_refused(reference: str, message: str)
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     save_weights(nn.Conv2d(3, 3, 3), tmp_path / "conv.safetensors", half=False)
-    with pytest.raises(CheckpointError, match=f"not the weights of {OWN}; unexpected: bias"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"not the weights of {OWN}; missing: intro.weight, intro.bias, upper.0.spread.weight and 32 more; unexpected",
+    ):
         load_teacher(tmp_path / "conv.safetensors", factory=OWN)
     save_weights(Restorer(4), tmp_path / "narrow.safetensors", half=False)
     with pytest.raises(
-        CheckpointError, match=r"context.squeeze.bias is \(8,\), but custom_network:restorer has \(16,\)"
+        CheckpointError, match=r"intro.weight is \(4, 3, 3, 3\), but custom_network:restorer has \(8, 3, 3, 3\)"
     ):
         load_teacher(tmp_path / "narrow.safetensors", factory=OWN)
     with pytest.raises(ConfigError, match="for NAFNets"):

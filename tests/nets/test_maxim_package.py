@@ -351,13 +351,13 @@ def test_a_checkpoint_restores_and_takes_part(checkpoint: Path, net: Maxim) -> N
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda n: n.stages[1].downs.pop(2), "missing: stages.1.downs.2.bias"),
-        (lambda n: n.add_module("more", nn.Linear(1, 1)), "unexpected: more.bias"),
+        (lambda n: n.stages[1].downs.pop(2), "missing: stages.1.downs.2.weight"),
+        (lambda n: n.add_module("more", nn.Linear(1, 1)), "unexpected: more.bias, more.weight"),
         (
             lambda n: n.output.register_parameter("weight", nn.Parameter(torch.zeros(3, 4, 1, 1))),
             "is (3, 4, 1, 1), but",
         ),
-        (lambda n: n.stages[0].inputs.pop(0), "but a MAXIM of width 8 has"),
+        (lambda n: n.stages[0].inputs.pop(0), "a MAXIM of width 8; missing: stages.0.inputs.2.weight"),
         (lambda n: n.stages.pop(0), "unexpected: stages.0.encoders.0.cross"),
         (lambda n: n.stages[0].encoders.pop(2), "there is no stages.0.encoders.2.blocks.0.grid.mix.weight"),
     ],

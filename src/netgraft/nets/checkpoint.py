@@ -7,7 +7,7 @@ becomes one :class:`~netgraft.errors.CheckpointError` that names the file.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -83,6 +83,31 @@ def check_target(path: Path) -> None:
     """Refuse a path that weights are not written to, before any work is done for them."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: weights are written as .safetensors; change the suffix")
+
+
+def check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], owner: str, source: str) -> None:
+    """Refuse weights of other names or shapes than those that ``owner``, in words, has.
+
+    Raises:
+        CheckpointError: they do not fit; the message names the first that do not.
+    """
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    if missing or unexpected:
+        both = (("missing", missing), ("unexpected", unexpected))
+        parts = [f"{kind}: {few(names)}" for kind, names in both if names]
+        raise CheckpointError(f"{source}: not the weights of {owner}; {'; '.join(parts)}")
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: {name} is {tuple(weights[name].shape)}, but {owner} has {tuple(tensor.shape)} there"
+            )
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.errors import CheckpointError, ConfigError
-from netgraft.nets.checkpoint import read_metadata, read_weights
+from netgraft.nets.checkpoint import check_fit, few, read_metadata, read_weights
 from netgraft.nets.designs import MAXIM, NAFNET, Design, made_by
 from netgraft.nets.macs import count_macs
 from netgraft.nets.maxim import Maxim
@@ -115,15 +115,7 @@ def _made(factory: str, path: Path | None) -> Teacher:
     network = made_by(factory)
     if path is not None:
         weights, expected = read_weights(path), network.state_dict()
-        for name in sorted(expected.keys() | weights.keys()):
-            if name not in weights or name not in expected:
-                kind = "missing" if name not in weights else "unexpected"
-                raise CheckpointError(f"{path}: not the weights of {factory}; {kind}: {name}")
-            if weights[name].shape != expected[name].shape:
-                raise CheckpointError(
-                    f"{path}: {name} is {tuple(weights[name].shape)}, but {factory} has {tuple(expected[name].shape)} "
-                    "there"
-                )
+        check_fit(weights, expected, factory, str(path))
         network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
     network.requires_grad_(True)
     return Teacher(module=network, factory=factory, source=factory if path is None else str(path))
@@ -134,7 +126,7 @@ def _load(file: Path, source: str, tlc: tuple[int, int] | None) -> Teacher:
     shape = infer_shape(weights, source)
     with torch.device("meta"):
         net = NafNet(shape)
-    _check_fit(weights, net.state_dict(), source)
+    check_fit(weights, net.state_dict(), f"a NAFNet of width {shape.width}", source)
     net.load_state_dict(weights, assign=True)
     if tlc is not None:
         localize(net, tlc)
@@ -150,9 +142,7 @@ def infer_shape(weights: Mapping[str, Tensor], source: str = "weights") -> NafNe
     """
     intro = weights.get("intro.weight")
     if intro is None or intro.ndim != 4:
-        raise CheckpointError(
-            f"{source}: not a NAFNet: there is no convolution intro.weight, but {_few(list(weights))}"
-        )
+        raise CheckpointError(f"{source}: not a NAFNet: there is no convolution intro.weight, but {few(list(weights))}")
     if intro.shape[0] < 1 or intro.shape[1] != 3:
         raise CheckpointError(f"{source}: intro.weight is {tuple(intro.shape)}, but RGB images need (width, 3, 3, 3)")
     levels = _count(weights, "downs.")
@@ -172,23 +162,3 @@ def infer_shape(weights: Mapping[str, Tensor], source: str = "weights") -> NafNe
 def _count(names: Iterable[str], prefix: str) -> int:
     """How many different parts follow ``prefix`` in dotted names; their own names are checked afterwards."""
     return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
-
-
-def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected]
-    if missing or unexpected:
-        both = (("missing", missing), ("unexpected", unexpected))
-        parts = [f"{kind}: {_few(names)}" for kind, names in both if names]
-        raise CheckpointError(f"{source}: not the weights of a NAFNet; {'; '.join(parts)}")
-    for name, tensor in expected.items():
-        if weights[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{source}: {name} is {tuple(weights[name].shape)}, but a NAFNet of width "
-                f"{expected['intro.weight'].shape[0]} has {tuple(tensor.shape)} there"
-            )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from netgraft.errors import CheckpointError
-from netgraft.nets.checkpoint import read_metadata, read_weights, save_weights
+from netgraft.nets.checkpoint import check_fit, read_metadata, read_weights, save_weights
 from netgraft.nets.designs import MAXIM, Design
 from netgraft.nets.maxim import Maxim, MaximShape
 
@@ -58,16 +58,7 @@ def load_maxim(path: Path) -> MaximNetwork:
     # Without memory: the weights of the file take the places of these, and what would not fit is never made.
     with torch.device("meta"):
         net = Maxim(shape)
-    expected = net.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights or name not in expected:
-            kind = "missing" if name not in weights else "unexpected"
-            raise CheckpointError(f"{path}: not the weights of a MAXIM: {kind}: {name}")
-        if weights[name].shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {tuple(weights[name].shape)}, but a MAXIM of width {shape.width} has "
-                f"{tuple(expected[name].shape)} there"
-            )
+    check_fit(weights, net.state_dict(), f"a MAXIM of width {shape.width}", str(path))
     net.load_state_dict(weights, assign=True)
     return MaximNetwork(
         module=net.eval().requires_grad_(True),
