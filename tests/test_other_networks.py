@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from netgraft.config import parse_config
 from netgraft.imaging import read_image
 from netgraft.nets.load import load_teacher
 from netgraft.nets.maxim import Maxim, MaximShape
 from netgraft.nets.maxim_checkpoint import MaximNetwork, save_maxim
 from netgraft.restore import restore
+from netgraft.stages import Run
+from netgraft.store import RunStore
 from terminal import Netgraft
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "ffdnet"
@@ -143,3 +146,17 @@ def test_a_maxim_from_its_checkpoint_to_the_report(netgraft: Netgraft, tmp_path:
     student = netgraft("evaluate", tmp_path / "run" / "export" / "student.safetensors", "--limit", "1", "--json")
     assert student.returncode == 0, student.stderr
     assert "student of a MAXIM-1, width 4" in student.stdout
+
+
+def test_latencies_are_kept_by_what_the_names_of_shapes_stand_for(tmp_path: Path) -> None:
+    """With other sites beside it, the same name may stand for another block: its latency is measured anew."""
+    found = []
+    for number, named in enumerate((["upper.*"], ["upper.0.gather", "upper.1"])):
+        values = {
+            "size": [64, 64],
+            "teacher": {"factory": "custom_network:restorer"},
+            "space": {"sites": named, "operators": ["drop"], "protect_top": 0},
+        }
+        run = Run(parse_config(values, "a test"), RunStore(tmp_path / str(number)))
+        found.append(run.bench.profile_key(()))
+    assert found[0] != found[1]
