@@ -173,7 +173,9 @@ def saliency(sites: Sequence[SiteRow], values: Mapping[str, Sequence[float]]) ->
                 "showlegend": False,
             }
         )
-    spec = _spec(traces, "", "", height=170 + 34 * (len(metrics) + bool(protected)))
+    # Paths stand upright under the map, and would take its height where they are long.
+    labels = max(80, 7 * max(map(len, paths), default=0))
+    spec = _spec(traces, "", "", height=90 + labels + 34 * (len(metrics) + bool(protected)))
     spec["layout"]["xaxis"].update(_PATHS)
     order = metrics[::-1] + (["protected"] if protected else [])
     spec["layout"]["yaxis"].update(type="category", categoryorder="array", categoryarray=order, showgrid=False)

@@ -31,7 +31,7 @@ def crops(data: ReportData) -> str:
     """What the networks do to images, to look at."""
     if not data.crops:
         return ""
-    lead = "Drag the edge: the student should look like the teacher, and both sharper than the degraded crop."
+    lead = "Drag the edge: the student should look like the teacher, and both come nearer to the clean crop."
     return section("crops", "Before and after", lead, gallery(data.crops))
 
 
