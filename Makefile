@@ -9,8 +9,12 @@ INSTALLED := $(VENV)/.installed
 demo: install
 	$(BIN)/netgraft run --preset demo --out runs/demo
 
+# Every file of tests in a process of its own, two at a time, the longest first: a dozen runtimes that no program would
+# load together, some with libraries of the same names, must not meet in one.
+LONGEST := tests/test_reproduction.py tests/test_other_networks.py tests/test_several_devices.py
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	echo $(LONGEST) $$(ls -S $$(find tests -name 'test_*.py') | grep -vFx "$$(printf '%s\n' $(LONGEST))") \
+	    | xargs -n 1 -P 2 $(BIN)/python -m pytest -q
 
 lint: install
 	$(BIN)/ruff format --check .

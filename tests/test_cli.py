@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from netgraft.commands.console import progress_bars
 from netgraft.imaging import read_image
+from netgraft.nets.load import load_teacher
+from netgraft.nets.maxim import Maxim, MaximShape
+from netgraft.nets.maxim_checkpoint import MaximNetwork, save_maxim
 from terminal import Netgraft, Outcome
 
 
@@ -136,6 +140,24 @@ def test_train_stops_and_continues_like_one_that_did_not(netgraft: Netgraft, tmp
         # No time at all: each session does a single step and leaves a checkpoint.
         assert netgraft("train", "--out", parts, *recipe, "--minutes", 0).returncode == 0
     assert (parts / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
+
+
+def test_a_pretrained_network_of_any_kind_learns_on(netgraft: Netgraft, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Maxim(MaximShape(width=4, stages=1, groups=1, bottlenecks=0, high_side=2, low_side=2)).eval()
+    save_maxim(MaximNetwork(module=net, task="denoising", source="a test"), tmp_path / "start.safetensors")
+    recipe = ["--crops", "2:32:1", "--warmup", 1, "--out", tmp_path / "out"]
+    done = netgraft("train", "--start", tmp_path / "start.safetensors", *recipe)
+    assert done.returncode == 0, done.stderr
+    learned = load_teacher(tmp_path / "out" / "weights.safetensors")
+    assert learned.description == "MAXIM-1, width 4, for denoising"
+    assert not torch.equal(learned.module.state_dict()["stages.0.inputs.0.weight"], net.stages[0].inputs[0].weight)
+    # From other weights it would be another training.
+    other = netgraft("train", "--start", tmp_path / "out" / "weights.safetensors", *recipe)
+    refused(other, "another training")
+    mine = netgraft("train", "--model", "custom_network:restorer", "--crops", "2:32:1", "--out", tmp_path / "mine")
+    assert mine.returncode == 0, mine.stderr
+    assert load_teacher(tmp_path / "mine" / "weights.safetensors", factory="custom_network:restorer").params
 
 
 def test_a_log_hears_of_long_work_now_and_then(

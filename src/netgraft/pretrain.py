@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,8 +15,8 @@ from netgraft.data.crops import crop_batches
 from netgraft.data.images import DataConfig, crops_of, fingerprint, train_source
 from netgraft.errors import ConfigError
 from netgraft.evaluate import batch_psnr_db
-from netgraft.nets.checkpoint import save_weights
-from netgraft.nets.load import load_teacher
+from netgraft.nets.checkpoint import save_weights, weights_digest
+from netgraft.nets.load import Teacher
 from netgraft.nets.nafnet import NafNet, NafNetShape
 from netgraft.store import RunStore
 from netgraft.train import TrainConfig, Training, new_network
@@ -43,28 +44,33 @@ class TrainingReport:
 
 
 def pretrain(
-    shape: NafNetShape,
+    network: NafNetShape | Teacher,
     config: TrainConfig,
     data: DataConfig,
     out: Path,
     *,
-    start: Path | None = None,
     minutes: float | None = None,
     workers: int = 1,
     on_step: Callable[[Training], None] = lambda _: None,
 ) -> TrainingReport:
-    """Train a NAFNet on the images that ``data`` describes, into the folder ``out``.
+    """Train a network on the images that ``data`` describes, into the folder ``out``.
 
-    The same call continues from the last checkpoint. start: weights to begin with instead of new ones. minutes:
-    stop after so long, with a checkpoint; the next call goes on.
+    The same call continues from the last checkpoint. network: the shape of a new NAFNet, or a pretrained network of any
+    kind that learns on, in place. minutes: stop after so long, with a checkpoint; the next call goes on.
 
     Raises:
-        ConfigError: the checkpoint in the folder belongs to another recipe, or ``start`` to another shape.
+        ConfigError: the checkpoint in the folder belongs to another recipe or network.
     """
     store = RunStore(out)
     with store.lock():
-        training = Training(_network(shape, config, start), config)
-        recipe = {"shape": str(shape), "config": config.model_dump(mode="json"), "data": fingerprint(data)}
+        recipe: dict[str, Any] = {"config": config.model_dump(mode="json"), "data": fingerprint(data)}
+        if isinstance(network, NafNetShape):
+            recipe |= {"shape": str(network)}
+            training = Training(_new(network, config), config)
+        else:
+            recipe |= {"start": weights_digest(network.module)}
+            training = Training(network.module, config)
+        metadata = {} if isinstance(network, NafNetShape) else dict(network.metadata)
         path = store.path("checkpoint", recipe, ".pt")
         if path.exists():
             training.load_state(store.load_tensors(path))
@@ -95,29 +101,25 @@ def pretrain(
         with suppress(_OutOfTimeError), closing(batches):
             training.run(batches, after_step)
         store.save_tensors(path, training.state())
-        return _report(training, data, out, time.monotonic() - begin)
+        return _report(training, metadata, data, out, time.monotonic() - begin)
 
 
 class _OutOfTimeError(Exception):
     """The time that was asked for is over."""
 
 
-def _network(shape: NafNetShape, config: TrainConfig, start: Path | None) -> NafNet:
+def _new(shape: NafNetShape, config: TrainConfig) -> NafNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = new_network(NafNet(shape), config)
-    if start is not None:
-        weights = load_teacher(start)
-        if weights.design.shape != shape:
-            raise ConfigError(f"{start}: holds a network of another shape, {weights.design.shape}")
-        network.load_state_dict(weights.module.state_dict())
-    return network
+        return new_network(NafNet(shape), config)
 
 
-def _report(training: Training, data: DataConfig, out: Path, seconds: float) -> TrainingReport:
+def _report(
+    training: Training, metadata: Mapping[str, str], data: DataConfig, out: Path, seconds: float
+) -> TrainingReport:
     degraded, clean = crops_of(data, "validation", count=VALIDATION_CROPS, size=(256, 256))
     weights = out / "weights.safetensors"
-    save_weights(training.average, weights, metadata={"steps": str(training.step)})
+    save_weights(training.average, weights, metadata={**metadata, "steps": str(training.step)})
     return TrainingReport(
         weights=weights,
         steps=training.step,

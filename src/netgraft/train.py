@@ -1,11 +1,11 @@
-"""Training a restoration network: the recipe published with NAFNet, made to resume exactly.
+"""Training a restoration network, new or pretrained: the recipe published with NAFNet, made to resume exactly.
 
 AdamW with betas (0.9, 0.9), a cosine schedule down to 1e-7, the PSNR loss, an exponential moving average of the
 weights and crops that grow (Chen et al., ECCV 2022; progressive crops after Restormer, Zamir et al., CVPR 2022).
 Two additions are for scarce compute. Residual scales and the last convolution start so that the network is the
-identity and every block learns from the first step. And while training, each decoder level also predicts the clean
-image at its own resolution (deep supervision, as in Nah et al., CVPR 2017), which gives the deep stages a gradient
-that does not pass through all the shallow ones. The heads are thrown away afterwards.
+identity and every block learns from the first step. And while training, each decoder level of a NAFNet also predicts
+the clean image at its own resolution (deep supervision, as in Nah et al., CVPR 2017), which gives the deep stages a
+gradient that does not pass through all the shallow ones. The heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -100,14 +100,18 @@ def new_network(network: NafNet, config: TrainConfig) -> NafNet:
 
 
 class _LevelHeads(nn.Module):
-    """Predicts the residual to the clean image at the resolution of every decoder but the last."""
+    """Predicts the residual to the clean image at the resolution of every decoder of a NAFNet but the last; of another
+    network, whose levels are not known, nothing."""
 
-    def __init__(self, network: NafNet) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        levels = len(network.decoders)
-        width, channels = network.shape.width, network.shape.image_channels
-        self.scales = [1 << (levels - 1 - level) for level in range(levels - 1)]
-        self.heads = nn.ModuleList(nn.Conv2d(width * scale, channels, 3, padding=1) for scale in self.scales)
+        self.scales: list[int] = []
+        self.heads = nn.ModuleList()
+        if isinstance(network, NafNet):
+            levels = len(network.decoders)
+            width, channels = network.shape.width, network.shape.image_channels
+            self.scales = [1 << (levels - 1 - level) for level in range(levels - 1)]
+            self.heads.extend(nn.Conv2d(width * scale, channels, 3, padding=1) for scale in self.scales)
         for head in self.heads:
             nn.init.zeros_(head.weight)  # type: ignore[arg-type]
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
@@ -127,8 +131,8 @@ class Training:
         ConfigError: deep supervision, and crops that do not divide evenly down to the lowest resolution.
     """
 
-    def __init__(self, network: NafNet, config: TrainConfig) -> None:
-        multiple = network.size_multiple
+    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+        multiple = network.size_multiple if isinstance(network, NafNet) else 1
         uneven = [stage.size for stage in config.crops if stage.size % multiple]
         if config.deep_supervision and uneven:
             raise ConfigError(
@@ -136,7 +140,7 @@ class Training:
                 "change the size, or set deep_supervision to 0"
             )
         self.config = config
-        self.network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.requires_grad_(True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -152,9 +156,10 @@ class Training:
     ) -> None:
         """Train on batches (degraded, clean) of (b, 3, h, w); they start at step :attr:`step`."""
         features: dict[int, Tensor] = {}
+        decoders = self.network.decoders if isinstance(self.network, NafNet) else ()
         hooks = [
             decoder.register_forward_hook(lambda _m, _x, y, level=level: features.__setitem__(level, y))
-            for level, decoder in enumerate(self.network.decoders)
+            for level, decoder in enumerate(decoders)
         ]
         try:
             for degraded, clean in batches:

@@ -1,4 +1,4 @@
-"""Training a network of the NAFNet family."""
+"""Training a network: a new NAFNet, or a pretrained one of any kind."""
 
 from __future__ import annotations
 
@@ -29,22 +29,29 @@ def train(
     root: DataRoot = None,
     degradation: Degradation = None,
     strength: Strength = None,
-    width: Annotated[int, typer.Option(min=1)] = 16,
+    width: Annotated[int, typer.Option(min=1, help="Of a new NAFNet, like the next three.")] = 16,
     encoder: Annotated[str, typer.Option(help="Blocks per encoder level.")] = "1,1,1,28",
     middle: Annotated[int, typer.Option(min=0)] = 1,
     decoder: Annotated[str, typer.Option(help="Blocks per decoder level.")] = "1,1,1,1",
+    start: Annotated[
+        Path | None, typer.Option(help="A pretrained network that learns on, in place of a new NAFNet.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:factory that makes it; --start then holds its weights.")
+    ] = None,
     crops: Annotated[
         str, typer.Option(help="Stages as STEPS:SIZE:BATCH, separated by commas.")
     ] = "11000:64:16,5500:96:8,1500:128:6",
     optimizer: Annotated[str, typer.Option(help="adamw, as published, or muon.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option()] = 1.5e-3,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1.5e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps until it is reached.")] = 300,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command continues.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a NAFNet from sharp or paired images; the same command continues."""
+    """Train a network from sharp or paired images, a new NAFNet or a pretrained one; the same command continues."""
     from netgraft.data import CropStage
+    from netgraft.nets.load import load_teacher
     from netgraft.nets.nafnet import NafNetShape
     from netgraft.pretrain import pretrain
     from netgraft.train import TrainConfig, Training
@@ -55,6 +62,7 @@ def train(
         crops=tuple(CropStage(steps=a, size=b, batch=c) for a, b, c in stages),
         optimizer=lookup("optimizer", optimizer, {"adamw": "adamw", "muon": "muon"}),
         learning_rate=learning_rate,
+        warmup=warmup,
         seed=seed,
     )
     shape = NafNetShape(
@@ -65,12 +73,13 @@ def train(
     )
     if len(shape.encoder_blocks) != len(shape.decoder_blocks):
         raise ConfigError("--encoder and --decoder must name as many levels as each other")
+    network = shape if start is None and model is None else load_teacher(start, factory=model)
     with progress_bars() as progress:
 
         def on_step(now: Training) -> None:
             progress(f"train {now.gain_db:+.2f} dB", now.step, recipe.steps)
 
-        done = pretrain(shape, recipe, images, out, start=start, minutes=minutes, on_step=on_step)
+        done = pretrain(network, recipe, images, out, minutes=minutes, on_step=on_step)
     out_console.print(f"{done.steps} steps: {done.degraded_db:.2f} -> {done.restored_db:.2f} dB on validation crops")
     out_console.print(f"weights: {done.weights}")
     finish(dataclasses.asdict(done) | {"weights": str(done.weights)}, as_json)

@@ -6,6 +6,7 @@ becomes one :class:`~netgraft.errors.CheckpointError` that names the file.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,14 @@ def save_weights(
             stored = stored.half()
         tensors[name] = stored
     write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})), CheckpointError)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of the names and values of all weights and buffers, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def check_target(path: Path) -> None:

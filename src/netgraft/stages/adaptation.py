@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from netgraft.errors import ConfigError
 from netgraft.evaluate import Evaluation, evaluate
 from netgraft.export import Export
 from netgraft.imaging import RgbImage
-from netgraft.nets.checkpoint import save_weights
+from netgraft.nets.checkpoint import save_weights, weights_digest
 from netgraft.nets.designs import Design
 from netgraft.nets.load import Teacher, load_teacher
 from netgraft.nets.quantized import shipped
@@ -164,7 +163,7 @@ class AdaptStages(Folder):
     @cached_property
     def digests(self) -> dict[str, str]:
         """What stands for the weights of the networks as they come."""
-        return {name: _digest(module) for name, module in self.before.items()}
+        return {name: weights_digest(module) for name, module in self.before.items()}
 
     @cached_property
     def images(self) -> dict[str, Any]:
@@ -338,10 +337,3 @@ class AdaptStages(Folder):
         protocol = MeasureProtocol(samples=self.config.samples, seed=self.config.seed)
         timed = measure_modules(self.device, modules, protocol, compile_one=compile_one)
         return {label: latency_row(entry) for label, entry in timed.items()}
-
-
-def _digest(module: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
