@@ -42,6 +42,7 @@ class Study:
         parser.add_argument("--publish", action="store_true", help="write the results into the repository")
         options(parser)
         self.name = name
+        self.page = "studies.md"
         self.args = parser.parse_args()
         self.config = parse_config(json.loads((self.args.run / "config.json").read_text()), str(self.args.run))
         self.store = RunStore(self.args.run)
@@ -91,7 +92,7 @@ class Study:
             table.add_row(*row)
         Console(width=160).print(table)
         settings = {k: v for k, v in vars(self.args).items() if k not in ("run", "root", "publish")}
-        settings["photographs"] = "embedded" if self.args.root is None else "sharp folder"
+        settings["photographs"] = self.config.data.source if self.args.root is None else "sharp folder"
         document = {"study": self.name, "settings": settings} | record
         document["machine"] = machine("numpy", "scipy", "onnxruntime")
         line = json.dumps(rounded(document), allow_nan=False)
@@ -101,18 +102,20 @@ class Study:
         if self.args.publish:
             picture = REPOSITORY / "docs" / "images" / picture.name
             kept = REPOSITORY / "benchmarks" / "results" / kept.name
-            _into_page(REPOSITORY / "docs" / "studies.md", self.name, columns, rows)
+            _into_page(REPOSITORY / "docs" / self.page, self.name, columns, rows)
         figure.savefig(picture, dpi=130)
         kept.write_text(json.dumps(json.loads(line), indent=1) + "\n")
         print(line)
 
 
-def figure(width: float = 7.5, height: float = 4.2, panels: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure of the studies' common look with ``panels`` axes side by side."""
+def figure(
+    width: float = 7.5, height: float = 4.2, panels: int = 1, *, rows: int = 1, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure of the studies' common look with ``panels`` axes side by side, in ``rows`` of them."""
     plt.rcParams.update(
         {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     )
-    fig, axes = plt.subplots(1, panels, figsize=(width, height), layout="constrained", **options)
+    fig, axes = plt.subplots(rows, panels, figsize=(width, height), layout="constrained", **options)
     for one in np.atleast_1d(axes).flat:
         one.grid(alpha=0.25)
         one.set_axisbelow(True)
