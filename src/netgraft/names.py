@@ -13,9 +13,6 @@ from netgraft.errors import ConfigError, first_line
 
 T = TypeVar("T")
 
-MOST_CHOICES = 30
-"""That a message lists: a network may have hundreds of sites."""
-
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return ``table[name]``.
@@ -34,8 +31,7 @@ def unknown(kind: str, name: str, choices: Mapping[str, object] | list[str] | tu
     names = list(choices)
     near = difflib.get_close_matches(name, names, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    more = f" and {len(names) - MOST_CHOICES} more" if len(names) > MOST_CHOICES else ""
-    return f"unknown {kind} {name!r}: {guess}the choices are {', '.join(names[:MOST_CHOICES])}{more}"
+    return f"unknown {kind} {name!r}: {guess}the choices are {', '.join(names)}"
 
 
 def imported(kind: str, reference: str) -> Any:
