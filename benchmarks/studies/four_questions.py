@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     study = Study("four_questions", __doc__ or "", options)
-    study.name, study.page = f"four_questions_{study.args.label}", "four_questions.md"
+    study.name, study.page = f"four_questions_{study.args.label}", "maxim.md"
     run = study.run
     alone = _losses_alone(study)
     dropped = {
