@@ -24,10 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from netgraft.data.images import crops_of
 from netgraft.operators import options_for
-from netgraft.saliency import METRICS, saliency
-from netgraft.sites import KEEP, Site
+from netgraft.sites import KEEP
 from netgraft.stages.joint import LOSS
 
 Pairs = tuple[Floats, Floats]
@@ -49,7 +47,7 @@ def main() -> None:
         for site in run.open_sites
         if any((site.path, name) in alone for name in NOTHING)
     }
-    metrics = study.unit("saliency", {}, partial(_metrics, study, list(dropped)))
+    metrics = study.unit("saliency", {}, partial(study.metrics, list(dropped), study.config.seed))
     truth = np.array(list(dropped.values()))
     worth = {name: (np.array(values), truth) for name, values in metrics.items()}
     worth["MACs"] = (np.array([float(site.macs) for site in dropped]), truth)
@@ -71,16 +69,15 @@ def main() -> None:
     found["sum of feature errors against the loss together"] = ("fidelity", (error_sums, lost))
     record: dict[str, Any] = {"network": run.teacher.description, "degradation": run.config.data.degradation_in_words}
     record["answers"] = {name: _agreement(*pair) | {"n": len(pair[0])} for name, (_, pair) in found.items()}
-    record["off_db"] = _off(sums, lost).tolist()
+    off_db = np.abs(sums - lost)
+    record["off_db"] = off_db.tolist()
     record["off_latency"] = (np.abs(latencies[0] / latencies[1] - 1) * 100).tolist()
     ranks = {name: answer["spearman"] for name, answer in record["answers"].items()}
     rows = [
         [question, name, str(len(pair[0])), spread(ranks[name][0], ranks[name][1:])]
         for name, (question, pair) in found.items()
     ]
-    rows.append(
-        ["losses", "median absolute error of the sum, dB", str(len(lost)), f"{np.median(_off(sums, lost)):.2f}"]
-    )
+    rows.append(["losses", "median absolute error of the sum, dB", str(len(lost)), f"{np.median(off_db):.2f}"])
     off = np.median(record["off_latency"])
     rows.append(["latencies", "median absolute error of the sum, %", str(len(latencies[0])), f"{off:.1f}"])
     columns = ["question", "what against what", "pairs", "Spearman [95 %], or error"]
@@ -133,13 +130,6 @@ def _latencies(study: Study) -> Pairs:
     return sums / table.additive_ms({}), shares
 
 
-def _metrics(study: Study, sites: list[Site]) -> dict[str, list[float]]:
-    config = study.config
-    size = (config.saliency.crop, config.saliency.crop)
-    batch = crops_of(config.data, "train", count=config.saliency.crops, size=size, seed=config.seed)
-    return {metric: saliency(study.run.teacher.module, *batch, sites, metric=metric).tolist() for metric in METRICS}
-
-
 def _agreement(x: Floats, y: Floats) -> dict[str, Any]:
     """Spearman's rank correlation with its interval over the pairs."""
 
@@ -148,10 +138,6 @@ def _agreement(x: Floats, y: Floats) -> dict[str, Any]:
         return float(spearmanr(x[some], y[some]).statistic) if len(np.unique(some)) > 2 else np.nan
 
     return {"spearman": [float(spearmanr(x, y).statistic), *interval(draw).tolist()]}
-
-
-def _off(sums: Floats, lost: Floats) -> Floats:
-    return np.abs(sums - lost)
 
 
 def _draw(worth: Mapping[str, Pairs], losses: Pairs, latencies: Pairs, fidelity: Pairs, network: str) -> Figure:

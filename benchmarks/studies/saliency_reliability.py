@@ -25,8 +25,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import nn
 
 from netgraft.assemble import assemble
-from netgraft.data.images import crops_of
-from netgraft.saliency import METRICS, saliency
+from netgraft.saliency import METRICS
 from netgraft.sites import Site
 
 FIXED = ("conv3_res", "drop")
@@ -75,9 +74,7 @@ def main() -> None:
             lost[stage] = lost[members[0].path] if alone else np.array(study.unit(f"{operator}.{stage}", size, make))
         losses[operator] = lost
     fast = np.array(study.unit("quick", {"side": args.side}, partial(_quick, study, quick, blocks)))
-    batches = [
-        study.unit(f"metrics.{seed}", {}, partial(_metrics, study, blocks, seed)) for seed in range(args.batches)
-    ]
+    batches = [study.unit(f"metrics.{seed}", {}, partial(study.metrics, blocks, seed)) for seed in range(args.batches)]
     scores = {metric: np.array([batch[metric] for batch in batches]) for metric in METRICS}
     errors = [_drop_error(study, site) for site in blocks]
     scores |= {"MACs": np.array([[float(site.macs) for site in blocks]])}
@@ -153,14 +150,6 @@ def _quick(study: Study, judges: Judges, blocks: list[Site]) -> list[float]:
     """Mean PSNR lost on a few training crops when each block is dropped."""
     whole = judges.psnr_db(study.run.teacher.module)
     return [float((whole - judges.psnr_db(_replaced(study, [site], "drop"))).mean()) for site in blocks]
-
-
-def _metrics(study: Study, blocks: list[Site], seed: int) -> dict[str, list[float]]:
-    """Every metric at every block site, on the run's number of training crops."""
-    config = study.config
-    size = (config.saliency.crop, config.saliency.crop)
-    batch = crops_of(config.data, "train", count=config.saliency.crops, size=size, seed=seed)
-    return {metric: saliency(study.run.teacher.module, *batch, blocks, metric=metric).tolist() for metric in METRICS}
 
 
 def _drop_error(study: Study, site: Site) -> float:

@@ -20,9 +20,11 @@ from rich.table import Table
 from torch import nn
 
 from netgraft.config import RunConfig, parse_config
-from netgraft.data.images import fingerprint
+from netgraft.data.images import crops_of, fingerprint
 from netgraft.devices import Latency, MeasureProtocol, measure_modules
 from netgraft.nets.blocks import deploy
+from netgraft.saliency import METRICS, saliency
+from netgraft.sites import Site
 from netgraft.stages import Run
 from netgraft.store import RunStore
 
@@ -67,6 +69,13 @@ class Study:
                 self.run.config.data.model_copy(update={"source": "sharp", "root": self.args.root})
             )
         return self.store.json(f"studies/{self.name}/{name}", full, make)
+
+    def metrics(self, sites: Sequence[Site], seed: int) -> dict[str, list[float]]:
+        """Every saliency metric at every site, on the run's number of training crops."""
+        config = self.config
+        size = (config.saliency.crop, config.saliency.crop)
+        batch = crops_of(config.data, "train", count=config.saliency.crops, size=size, seed=seed)
+        return {metric: saliency(self.run.teacher.module, *batch, sites, metric=metric).tolist() for metric in METRICS}
 
     def latencies_ms(self, networks: Mapping[str, nn.Module], samples: int) -> dict[str, list[float]]:
         """Median and quartiles of whole networks in their deployed form, measured in turns in one session."""

@@ -64,13 +64,13 @@ def pretrain(
     store = RunStore(out)
     with store.lock():
         recipe: dict[str, Any] = {"config": config.model_dump(mode="json"), "data": fingerprint(data)}
+        metadata: Mapping[str, str] = {}
         if isinstance(network, NafNetShape):
             recipe |= {"shape": str(network)}
             training = Training(_new(network, config), config)
         else:
             recipe |= {"start": weights_digest(network.module)}
-            training = Training(network.module, config)
-        metadata = {} if isinstance(network, NafNetShape) else dict(network.metadata)
+            training, metadata = Training(network.module, config), network.metadata
         path = store.path("checkpoint", recipe, ".pt")
         if path.exists():
             training.load_state(store.load_tensors(path))
