@@ -157,6 +157,7 @@ def test_a_pretrained_network_of_any_kind_learns_on(netgraft: Netgraft, tmp_path
     # From other weights it would be another training.
     other = netgraft("train", "--start", tmp_path / "out" / "weights.safetensors", *recipe)
     refused(other, "another training")
+    refused(netgraft("train", "--start", "x.pth", "--width", 8, "--out", tmp_path / "new"), "--width", "new NAFNet")
     mine = netgraft("train", "--model", "custom_network:restorer", "--crops", "2:32:1", "--out", tmp_path / "mine")
     assert mine.returncode == 0, mine.stderr
     assert load_teacher(tmp_path / "mine" / "weights.safetensors", factory="custom_network:restorer").params

@@ -29,10 +29,12 @@ def train(
     root: DataRoot = None,
     degradation: Degradation = None,
     strength: Strength = None,
-    width: Annotated[int, typer.Option(min=1, help="Of a new NAFNet, like the next three.")] = 16,
-    encoder: Annotated[str, typer.Option(help="Blocks per encoder level.")] = "1,1,1,28",
-    middle: Annotated[int, typer.Option(min=0)] = 1,
-    decoder: Annotated[str, typer.Option(help="Blocks per decoder level.")] = "1,1,1,1",
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of a new NAFNet, like the next three.", show_default="16")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Blocks per encoder level.", show_default="1,1,1,28")] = None,
+    middle: Annotated[int | None, typer.Option(min=0, show_default="1")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Blocks per decoder level.", show_default="1,1,1,1")] = None,
     start: Annotated[
         Path | None, typer.Option(help="A pretrained network that learns on, in place of a new NAFNet.")
     ] = None,
@@ -65,15 +67,22 @@ def train(
         warmup=warmup,
         seed=seed,
     )
+    new = {"--width": width, "--encoder": encoder, "--middle": middle, "--decoder": decoder}
+    asked = [option for option, value in new.items() if value is not None]
+    pretrained = start is not None or model is not None
+    if pretrained and asked:
+        raise ConfigError(
+            f"{asked[0]} is for a new NAFNet, but --start or --model names a network: leave one of them out"
+        )
     shape = NafNetShape(
-        width=width,
-        encoder_blocks=tuple(_whole_numbers("--encoder", encoder)),
-        middle_blocks=middle,
-        decoder_blocks=tuple(_whole_numbers("--decoder", decoder)),
+        width=16 if width is None else width,
+        encoder_blocks=tuple(_whole_numbers("--encoder", "1,1,1,28" if encoder is None else encoder)),
+        middle_blocks=1 if middle is None else middle,
+        decoder_blocks=tuple(_whole_numbers("--decoder", "1,1,1,1" if decoder is None else decoder)),
     )
     if len(shape.encoder_blocks) != len(shape.decoder_blocks):
         raise ConfigError("--encoder and --decoder must name as many levels as each other")
-    network = shape if start is None and model is None else load_teacher(start, factory=model)
+    network = load_teacher(start, factory=model) if pretrained else shape
     with progress_bars() as progress:
 
         def on_step(now: Training) -> None:
