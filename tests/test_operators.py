@@ -18,8 +18,8 @@ from custom_network import restorer
 from netgraft.devices import onnx_bytes
 from netgraft.errors import ConfigError
 from netgraft.nets.blocks import calibrating, deploy
-from netgraft.nets.maxim import ConvAttentionBlock, Maxim, MaximShape, MultiAxisBlock
-from netgraft.nets.maxim_blocks import FrozenAttentionBlock, OneAxisBlock
+from netgraft.nets.maxim import AxisGate, ConvAttentionBlock, Maxim, MaximShape, MultiAxisBlock, MutualGating
+from netgraft.nets.maxim_blocks import AddedSignals, FrozenAttentionBlock, OneAxisBlock, one_axis_gating
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.nets.sited import AddedInputs, JoinedInputs
 from netgraft.operators import OPERATORS, Operator, in_int8, in_single, operator_pool, options_for, with_int8
@@ -96,6 +96,29 @@ def test_one_axis_of_two_is_what_the_other_leaves() -> None:
     with torch.no_grad():
         both = grid(x) + local(x) - x - block.project_out.bias[:, None, None]
         torch.testing.assert_close(both, block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_one_axis_of_a_gate_is_what_the_other_leaves() -> None:
+    """Its value is the gate's own; what it gates the other signal with adds up, but for the bias that both have."""
+    gating = maxim().get_submodule("stages.0.gates.0.gating")
+    assert isinstance(gating, MutualGating)
+    gate = gating.y_gate
+    assert isinstance(gate, AxisGate)
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        value, whole = gate(x)
+        (grid_value, grid), (_, local) = (one_axis_gating(gating, axis).y_gate(x) for axis in ("grid", "block"))
+    torch.testing.assert_close(grid_value, value)
+    torch.testing.assert_close(grid + local - gate.project_out.bias, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_two_signals_side_by_side_are_added_by_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    target = torch.cat([x - 0.5 * y + 1, 2 * y - 0.25 * x], dim=1)
+    added = AddedSignals(4)
+    added.fit([torch.cat([x, y], dim=1)], target)
+    torch.testing.assert_close(added(torch.cat([x, y], dim=1)), target, rtol=1e-4, atol=1e-4)
 
 
 def test_a_frozen_attention_is_its_mean_over_what_passed() -> None:

@@ -193,6 +193,7 @@ def test_sites_of_a_maxim() -> None:
         "Conv2d 4x4/2": 2 * 3,
         "ConvTranspose2d": 2 * 6,
         "SignalGating": 2 * 3,
+        "MutualGating": 2 * 3,
         "SupervisedAttention": 3,
     }
     levels = find_sites(net, (64, 64), named=["stages.*.encoders.*.blocks", "stages.*.decoders.*.blocks"])

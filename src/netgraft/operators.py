@@ -31,8 +31,8 @@ from netgraft.nets.blocks import (
     strided_from,
     transposed_from,
 )
-from netgraft.nets.maxim import Axis, ConvAttentionBlock, MultiAxisBlock
-from netgraft.nets.maxim_blocks import FrozenAttentionBlock, OneAxisBlock
+from netgraft.nets.maxim import Axis, ConvAttentionBlock, MultiAxisBlock, MutualGating
+from netgraft.nets.maxim_blocks import AddedSignals, FrozenAttentionBlock, OneAxisBlock, one_axis_gating
 from netgraft.nets.nafnet import NafBlock, start_residuals
 from netgraft.nets.quantized import QuantizedBlock
 from netgraft.nets.sited import AddedInputs, FirstInput, JoinedInputs
@@ -42,6 +42,7 @@ INT8 = "@int8"
 """What the names of options in 8 bits end with."""
 
 NAF = "NafBlock"
+MUTUAL_GATING = "MutualGating"
 PIXEL_SHUFFLE = "Sequential(Conv2d 1x1 without bias, PixelShuffle)"
 NEW_RESIDUALS = 0.1
 """Residual scales that new NAF blocks start with."""
@@ -126,6 +127,8 @@ def _first_half(block: nn.Module, _: Site) -> nn.Module:
 
 def _one_axis(axis: Axis) -> Callable[[nn.Module, Site], nn.Module]:
     def start(block: nn.Module, _: Site) -> nn.Module:
+        if isinstance(block, MutualGating):
+            return one_axis_gating(block, axis)
         assert isinstance(block, MultiAxisBlock)
         return OneAxisBlock(block, axis)
 
@@ -148,7 +151,14 @@ def _of_other_networks(site: Site) -> bool:
 
 
 def _takes_several(site: Site) -> bool:
-    return bool(site.more_channels)
+    """Where several inputs come together, or two signals side by side."""
+    return bool(site.more_channels) or site.block == MUTUAL_GATING
+
+
+def _added(_: nn.Module, site: Site) -> nn.Module:
+    if site.block == MUTUAL_GATING:
+        return AddedSignals(site.in_channels // 2)
+    return AddedInputs((site.in_channels, *site.more_channels))
 
 
 def _pool(*operators: Operator) -> Mapping[str, Operator]:
@@ -296,20 +306,20 @@ OPERATORS: Mapping[str, Operator] = _pool(
     Operator(
         name="grid_axis",
         kind="block",
-        fits=_stands("MultiAxisBlock"),
+        fits=_stands("MultiAxisBlock", MUTUAL_GATING),
         start=_one_axis("grid"),
         learning="distill",
         from_teacher=True,
-        description="multi-axis block with its grid branch alone",
+        description="multi-axis block or cross gating with its grid branch alone",
     ),
     Operator(
         name="block_axis",
         kind="block",
-        fits=_stands("MultiAxisBlock"),
+        fits=_stands("MultiAxisBlock", MUTUAL_GATING),
         start=_one_axis("block"),
         learning="distill",
         from_teacher=True,
-        description="multi-axis block with its block branch alone",
+        description="multi-axis block or cross gating with its block branch alone",
     ),
     Operator(
         name="attention_frozen",
@@ -325,10 +335,10 @@ OPERATORS: Mapping[str, Operator] = _pool(
         kind="block",
         fits=_takes_several,
         several_inputs=True,
-        start=lambda _, site: AddedInputs((site.in_channels, *site.more_channels)),
+        start=_added,
         learning="fit",
         from_teacher=False,
-        description="the sum of the inputs, scaled by channel",
+        description="the sum of the inputs, or of two signals, scaled by channel",
     ),
     Operator(
         name="concat",

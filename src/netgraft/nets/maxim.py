@@ -343,13 +343,29 @@ class CrossGating(nn.Module):
         super().__init__()
         self.x_in = nn.Conv2d(in_channels, channels, 1)
         self.y_in = nn.Conv2d(channels, channels, 1)
-        self.x_gate = AxisGate(channels, side)
-        self.y_gate = AxisGate(channels, side)
+        self.gating = MutualGating(channels, side)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # Side by side in one tensor, so that another block can stand here.
+        gated_x, gated_y = self.gating(torch.cat([self.x_in(x), self.y_in(y)], dim=1)).chunk(2, dim=1)
+        return gated_x, gated_y
+
+
+class MutualGating(nn.Module):
+    """The gating itself, of two signals side by side. both: (b, 2 c, h, w) -> the same."""
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.x_gate: nn.Module = AxisGate(channels, side)
+        self.y_gate: nn.Module = AxisGate(channels, side)
         self.x_out = nn.Linear(channels, channels)
         self.y_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = self.x_in(x), self.y_in(y)
+    def forward(self, both: Tensor) -> Tensor:
+        return torch.cat(self.gated(*both.chunk(2, dim=1)), dim=1)
+
+    def gated(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each signal, (b, c, h, w), gated by the other; the first has the second added."""
         x_value, x_gate = self.x_gate(x)
         y_value, y_gate = self.y_gate(y)
         gated_y = y + self.y_out(y_value * x_gate).permute(0, 3, 1, 2)
@@ -357,11 +373,16 @@ class CrossGating(nn.Module):
         return gated_x, gated_y
 
 
-class SignalGating(CrossGating):
+class SignalGating(MutualGating):
     """Cross gating of which the first signal alone goes on. x: (b, in, h, w), y: (b, c, h, w) -> (b, c, h, w)."""
 
+    def __init__(self, in_channels: int, channels: int, side: int) -> None:
+        super().__init__(channels, side)
+        self.x_in = nn.Conv2d(in_channels, channels, 1)
+        self.y_in = nn.Conv2d(channels, channels, 1)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x, y)[0]
+        return self.gated(self.x_in(x), self.y_in(y))[0]
 
 
 class AxisGate(nn.Module):

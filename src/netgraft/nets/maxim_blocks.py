@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netgraft.nets.blocks import StaticAttention
-from netgraft.nets.maxim import SLOPE, Axis, ChannelAttention, ConvAttentionBlock, MultiAxisBlock, along, gelu
+from netgraft.nets.maxim import (
+    SLOPE,
+    Axis,
+    AxisGate,
+    ChannelAttention,
+    ConvAttentionBlock,
+    MultiAxisBlock,
+    MutualGating,
+    along,
+    gelu,
+)
+from netgraft.nets.sited import AddedInputs, Fitted
 
 
 class OneAxisBlock(nn.Module):
@@ -17,13 +29,11 @@ class OneAxisBlock(nn.Module):
 
     def __init__(self, block: MultiAxisBlock, axis: Axis) -> None:
         super().__init__()
-        half = 0 if axis == "grid" else 1
         self.axis = axis
         self.side = block.side
         self.norm = copy.deepcopy(block.norm)
-        self.project_in = _linear(block.project_in.weight.chunk(2)[half], block.project_in.bias.chunk(2)[half])
         self.gated = copy.deepcopy(block.grid if axis == "grid" else block.block)
-        self.project_out = _linear(block.project_out.weight.chunk(2, dim=1)[half], block.project_out.bias)
+        self.project_in, self.project_out = _halves(block.project_in, block.project_out, axis)
 
     def forward(self, x: Tensor) -> Tensor:
         def branch(tokens: Tensor) -> Tensor:
@@ -31,6 +41,55 @@ class OneAxisBlock(nn.Module):
             return y
 
         return x + along(x.permute(0, 2, 3, 1), self.side, self.axis, branch).permute(0, 3, 1, 2)
+
+
+class OneAxisGate(nn.Module):
+    """A gate of cross gating that mixes along one axis. x: (b, c, h, w) -> value and gate, both (b, h, w, c)."""
+
+    def __init__(self, gate: AxisGate, axis: Axis) -> None:
+        super().__init__()
+        self.axis = axis
+        self.side = gate.side
+        self.norm, self.project = copy.deepcopy(gate.norm), copy.deepcopy(gate.project)
+        self.gate_norm = copy.deepcopy(gate.gate_norm)
+        self.mix = copy.deepcopy(gate.mix_grid if axis == "grid" else gate.mix_block)
+        self.project_in, self.project_out = _halves(gate.project_in, gate.project_out, axis)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def branch(tokens: Tensor) -> Tensor:
+            y: Tensor = self.project_out(self.mix(gelu(self.project_in(self.gate_norm(tokens)))))
+            return y
+
+        value = gelu(self.project(self.norm(x.permute(0, 2, 3, 1))))
+        return value, along(value, self.side, self.axis, branch)
+
+
+def one_axis_gating(block: MutualGating, axis: Axis) -> MutualGating:
+    """Cross gating of which either signal mixes along one axis."""
+    module = copy.deepcopy(block)
+    for name in ("x_gate", "y_gate"):
+        gate = block.get_submodule(name)
+        assert isinstance(gate, AxisGate)
+        module.register_module(name, OneAxisGate(gate, axis))
+    return module
+
+
+class AddedSignals(Fitted):
+    """Two signals side by side, each of them a sum of both, scaled by channel. both: (b, 2 c, h, w) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.x, self.y = AddedInputs([channels, channels]), AddedInputs([channels, channels])
+
+    def fit(self, inputs: Sequence[Tensor], y: Tensor) -> None:
+        """Least squares by channel."""
+        signals = inputs[0].chunk(2, dim=1)
+        for added, target in zip((self.x, self.y), y.chunk(2, dim=1), strict=True):
+            added.fit(signals, target)
+
+    def forward(self, both: Tensor) -> Tensor:
+        signals = both.chunk(2, dim=1)
+        return torch.cat([self.x(*signals), self.y(*signals)], dim=1)
 
 
 class FrozenAttentionBlock(nn.Module):
@@ -83,6 +142,13 @@ class _Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attention.scale(x)
+
+
+def _halves(project_in: nn.Linear, project_out: nn.Linear, axis: Axis) -> tuple[nn.Linear, nn.Linear]:
+    """What one axis has of two layers between which channels are halved, the first half for the grid."""
+    half = 0 if axis == "grid" else 1
+    enter = _linear(project_in.weight.chunk(2)[half], project_in.bias.chunk(2)[half])
+    return enter, _linear(project_out.weight.chunk(2, dim=1)[half], project_out.bias)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -25,7 +25,7 @@ _STAGES = (
     ),
     (r"^stages\.(\d+)\.bottlenecks\.(\d+)", r"stage_\1_global_block_\2"),
     (r"^stages\.(\d+)\.gate_ups\.(\d+)", r"stage_\1_cross_gating_block_\2/ConvTranspose_0"),
-    (r"^stages\.(\d+)\.gates\.(\d+)", r"stage_\1_cross_gating_block_\2"),
+    (r"^stages\.(\d+)\.gates\.(\d+)(?:\.gating)?", r"stage_\1_cross_gating_block_\2"),
     (r"^stages\.(\d+)\.ups\.(\d+)", r"stage_\1_decoder_block_\2/ConvTranspose_0"),
     (r"^stages\.(\d+)\.decoders\.(\d+)", r"stage_\1_decoder_block_\2/UNetEncoderBlock_0"),
     (r"^stages\.(\d+)\.attention\.(\d+)", r"stage_\1_supervised_attention_module_\2"),
