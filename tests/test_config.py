@@ -10,6 +10,10 @@ from netgraft.operators import OPERATORS
 from netgraft.saliency import METRICS
 from netgraft.search import METHODS
 
+EXAMPLES = sorted(
+    path for path in (Path(__file__).parent.parent / "examples").rglob("*.toml") if path.name != "pyproject.toml"
+)
+
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "run.toml"
@@ -31,6 +35,12 @@ def complaint(folder: Path, text: str) -> str:
 def test_every_preset_is_a_valid_config(name: str) -> None:
     config = PRESETS[name]()
     assert parse_config(config.model_dump(mode="json"), name) == config
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_valid_config(path: Path) -> None:
+    config = load_config(path)
+    assert config.teacher.path is not None or config.teacher.factory is not None
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from custom_network import Restorer
+from netgraft.config import load_config
 from netgraft.errors import CheckpointError, ConfigError
 from netgraft.nets.blocks import ConvBlock, strided_from, transposed_from
 from netgraft.nets.maxim import Maxim, MaximShape
@@ -198,6 +201,18 @@ def test_sites_of_a_maxim() -> None:
     }
     levels = find_sites(net, (64, 64), named=["stages.*.encoders.*.blocks", "stages.*.decoders.*.blocks"])
     assert sum(site.depth == 4 for site in levels) == 12
+
+
+@pytest.mark.parametrize("task", ["denoising", "deblurring"])
+def test_sites_of_the_examples_for_maxim(task: str) -> None:
+    """Their patterns lead to every block and every cross gating of a first stage."""
+    chosen = load_config(Path(__file__).parent.parent / "examples" / "maxim" / f"{task}.toml").space.sites
+    assert isinstance(chosen, tuple)
+    with torch.device("meta"):
+        net = Maxim(MaximShape(width=4, stages=1, groups=1, bottlenecks=1, high_side=2, low_side=2))
+    blocks = [site.block for site in find_sites(net, (64, 64), named=chosen) if site.kind == "block"]
+    assert blocks.count("MutualGating") == 3
+    assert len(blocks) == 3 + 2 * 3 * 2 + 1
 
 
 def test_selected_sites_come_in_the_order_of_the_data() -> None:
