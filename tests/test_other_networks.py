@@ -121,7 +121,7 @@ def test_ffdnet_with_its_published_weights(netgraft: Netgraft, tmp_path: Path, m
         tmp_path,
         data='degradation = "noise"\nstrength_px = [25, 25]',
         teacher='factory = "ffdnet_denoiser:sigma25"',
-        space='sites = ["body.2", "body.4", "body.6"]\noperators = ["drop", "inverted_residual", "partial_conv"]',
+        space='sites = ["body.5", "body.8", "body.26"]\noperators = ["drop", "inverted_residual", "partial_conv"]',
     )
     assert figures["teacher"]["psnr_db"] > figures["degraded"]["psnr_db"] + 5
     assert figures["teacher"]["params"] == sum(p.numel() for p in published.parameters())

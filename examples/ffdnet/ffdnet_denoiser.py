@@ -15,18 +15,12 @@ from torch.nn import functional
 class Denoiser(nn.Module):
     """FFDNet for noise of one strength. x: (b, 3, h, w), RGB in [0, 1], even sides -> the same.
 
-    The ten convolutions inside stand in pairs, each with its norm and ReLU: in the place of two, a network of plain
-    convolutions can save more than in the place of one.
-
     sigma: standard deviation of the noise, in steps of 8 bits.
     """
 
     def __init__(self, network: nn.Module, sigma: float) -> None:
         super().__init__()
-        first, relu, *pairs, last = network.intermediate_dncnn.itermediate_dncnn
-        layers_of_a_pair = 6
-        rows = [nn.Sequential(*pairs[i : i + layers_of_a_pair]) for i in range(0, len(pairs), layers_of_a_pair)]
-        self.body = nn.Sequential(first, relu, *rows, last)
+        self.body = network.intermediate_dncnn.itermediate_dncnn
         self.sigma = sigma / 255
 
     def forward(self, x: Tensor) -> Tensor:
