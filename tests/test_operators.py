@@ -18,7 +18,8 @@ from custom_network import restorer
 from netgraft.devices import onnx_bytes
 from netgraft.errors import ConfigError
 from netgraft.nets.blocks import calibrating, deploy
-from netgraft.nets.maxim import AxisGate, ConvAttentionBlock, Maxim, MaximShape, MultiAxisBlock, MutualGating
+from netgraft.nets.maxim import ConvAttentionBlock, Maxim, MaximShape
+from netgraft.nets.maxim_axes import AxisGate, MultiAxisBlock, MutualGating
 from netgraft.nets.maxim_blocks import AddedSignals, FrozenAttentionBlock, OneAxisBlock, one_axis_gating
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.nets.sited import AddedInputs, JoinedInputs

@@ -18,11 +18,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from benchmarks.studies.judging import Floats, interval
-from benchmarks.studies.study import GRAY, PINK, TEAL, Study, figure, spread
+from benchmarks.studies.judging import Floats, rank_agreement
+from benchmarks.studies.study import GRAY, PINK, TEAL, Study, figure, rank_bars, spread
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from netgraft.operators import options_for
 from netgraft.sites import KEEP
@@ -68,7 +67,9 @@ def main() -> None:
     found["a surrogate's feature error against what it loses alone"] = ("fidelity", fidelity)
     found["sum of feature errors against the loss together"] = ("fidelity", (error_sums, lost))
     record: dict[str, Any] = {"network": run.teacher.description, "degradation": run.config.data.degradation_in_words}
-    record["answers"] = {name: _agreement(*pair) | {"n": len(pair[0])} for name, (_, pair) in found.items()}
+    record["answers"] = {
+        name: {"spearman": rank_agreement(*pair), "n": len(pair[0])} for name, (_, pair) in found.items()
+    }
     off_db = np.abs(sums - lost)
     record["off_db"] = off_db.tolist()
     record["off_latency"] = (np.abs(latencies[0] / latencies[1] - 1) * 100).tolist()
@@ -130,28 +131,10 @@ def _latencies(study: Study) -> Pairs:
     return sums / table.additive_ms({}), shares
 
 
-def _agreement(x: Floats, y: Floats) -> dict[str, Any]:
-    """Spearman's rank correlation with its interval over the pairs."""
-
-    def draw(rng: np.random.Generator) -> float:
-        some = rng.integers(0, len(x), len(x))
-        return float(spearmanr(x[some], y[some]).statistic) if len(np.unique(some)) > 2 else np.nan
-
-    return {"spearman": [float(spearmanr(x, y).statistic), *interval(draw).tolist()]}
-
-
 def _draw(worth: Mapping[str, Pairs], losses: Pairs, latencies: Pairs, fidelity: Pairs, network: str) -> Figure:
     fig, axes = figure(11, 8.4, 2, rows=2)
     bars, sums, times, errors = axes.flat
-    agreements = {name: _agreement(*pair)["spearman"] for name, pair in worth.items()}
-    order = sorted(agreements, key=lambda name: -agreements[name][0])
-    point, low, high = np.array([agreements[name] for name in order]).T
-    bars.errorbar(point, range(len(order)), xerr=[point - low, high - point], fmt="o", color=TEAL, capsize=2)
-    bars.set_yticks(range(len(order)), order)
-    bars.invert_yaxis()
-    bars.axvline(0, color=GRAY, lw=0.8)
-    bars.set_xlim(-1.02, 1.02)
-    bars.set_xlabel("Spearman's rank correlation with the PSNR really lost")
+    rank_bars(bars, {name: rank_agreement(*pair) for name, pair in worth.items()})
     bars.set_title(f"Does saliency predict the loss? {network}", loc="left", fontsize=10.5)
     _scatter(sums, losses, "sum of the losses of each replacement alone, dB", "lost together, dB", symlog=True)
     sums.set_title("Are losses additive? Before fine-tuning", loc="left", fontsize=10.5)

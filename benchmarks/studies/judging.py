@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from netgraft.data.images import DataConfig, Split, crops_of
@@ -70,6 +71,16 @@ class Judges:
 def data_of(root: object) -> DataConfig:
     """Sharp photographs of a folder with synthetic shake, or the embedded ones for None."""
     return DataConfig() if root is None else DataConfig(source="sharp", root=root)  # type: ignore[arg-type]
+
+
+def rank_agreement(x: Floats, y: Floats) -> list[float]:
+    """Spearman's rank correlation of pairs, and its interval over them."""
+
+    def draw(rng: np.random.Generator) -> float:
+        some = rng.integers(0, len(x), len(x))
+        return float(spearmanr(x[some], y[some]).statistic) if len(np.unique(some)) > 2 else np.nan
+
+    return [float(spearmanr(x, y).statistic), *interval(draw).tolist()]
 
 
 def interval(draw: Callable[[np.random.Generator], float | Floats], *, draws: int = DRAWS, seed: int = 0) -> Floats:

@@ -14,6 +14,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from benchmarks.machine import machine
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +32,8 @@ from netgraft.store import RunStore
 TEAL, GRAY, PINK, BLUE, AMBER, VIOLET = "#0e9384", "#667085", "#d6457f", "#2e6fd8", "#d98a00", "#7a5af8"
 RED = "#b42318"
 CYCLE = (TEAL, AMBER, VIOLET, PINK, BLUE, GRAY)
+TableOf = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Columns and rows."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -94,27 +97,51 @@ class Study:
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], record: dict[str, Any], figure: Figure
     ) -> None:
         """Print the table and the JSON line; keep record and picture in the run folder, or publish them."""
+        settings = {k: v for k, v in vars(self.args).items() if k not in ("run", "root", "publish")}
+        settings["photographs"] = self.config.data.source if self.args.root is None else "sharp folder"
+        hand_out(
+            self.name,
+            {self.name: (columns, rows)},
+            {"settings": settings} | record,
+            figure,
+            page=self.page if self.args.publish else None,
+            folder=self.args.run / "studies",
+        )
+
+
+def hand_out(
+    name: str,
+    tables: Mapping[str, TableOf],
+    record: Mapping[str, Any],
+    figure: Figure,
+    *,
+    page: str | None,
+    folder: Path,
+) -> None:
+    """Print the tables and the JSON line of a study; keep record and picture.
+
+    tables: by their marks in the page, columns and rows. page: of the docs; with one, everything goes into the
+    repository, else into the folder.
+    """
+    for columns, rows in tables.values():
         table = Table()
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
             table.add_row(*row)
         Console(width=160).print(table)
-        settings = {k: v for k, v in vars(self.args).items() if k not in ("run", "root", "publish")}
-        settings["photographs"] = self.config.data.source if self.args.root is None else "sharp folder"
-        document = {"study": self.name, "settings": settings} | record
-        document["machine"] = machine("numpy", "scipy", "onnxruntime")
-        line = json.dumps(rounded(document), allow_nan=False)
-        folder = self.args.run / "studies"
-        folder.mkdir(exist_ok=True)
-        picture, kept = folder / f"study_{self.name}.png", folder / f"study_{self.name}.json"
-        if self.args.publish:
-            picture = REPOSITORY / "docs" / "images" / picture.name
-            kept = REPOSITORY / "benchmarks" / "results" / kept.name
-            _into_page(REPOSITORY / "docs" / self.page, self.name, columns, rows)
-        figure.savefig(picture, dpi=130)
-        kept.write_text(json.dumps(json.loads(line), indent=1) + "\n")
-        print(line)
+    document = {"study": name, **record, "machine": machine("numpy", "scipy", "onnxruntime")}
+    line = json.dumps(rounded(document), allow_nan=False)
+    picture, kept = folder / f"study_{name}.png", folder / f"study_{name}.json"
+    if page is not None:
+        picture = REPOSITORY / "docs" / "images" / picture.name
+        kept = REPOSITORY / "benchmarks" / "results" / kept.name
+        for mark, (columns, rows) in tables.items():
+            _into_page(REPOSITORY / "docs" / page, mark, columns, rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=130)
+    kept.write_text(json.dumps(json.loads(line), indent=1) + "\n")
+    print(line)
 
 
 def figure(
@@ -129,6 +156,18 @@ def figure(
         one.grid(alpha=0.25)
         one.set_axisbelow(True)
     return fig, axes
+
+
+def rank_bars(axes: Axes, ranks: Mapping[str, Sequence[float]]) -> None:
+    """Rank correlations with their intervals, the largest first."""
+    order = sorted(ranks, key=lambda name: -ranks[name][0])
+    point, low, high = np.array([ranks[name] for name in order]).T
+    axes.errorbar(point, range(len(order)), xerr=[point - low, high - point], fmt="o", color=TEAL, capsize=2)
+    axes.set_yticks(range(len(order)), order)
+    axes.invert_yaxis()
+    axes.axvline(0, color=GRAY, lw=0.8)
+    axes.set_xlim(-1.02, 1.02)
+    axes.set_xlabel("Spearman's rank correlation with the PSNR really lost")
 
 
 def rounded(value: Any) -> Any:

@@ -31,7 +31,8 @@ from netgraft.nets.blocks import (
     strided_from,
     transposed_from,
 )
-from netgraft.nets.maxim import Axis, ConvAttentionBlock, MultiAxisBlock, MutualGating
+from netgraft.nets.maxim import ConvAttentionBlock
+from netgraft.nets.maxim_axes import Axis, MultiAxisBlock, MutualGating
 from netgraft.nets.maxim_blocks import AddedSignals, FrozenAttentionBlock, OneAxisBlock, one_axis_gating
 from netgraft.nets.nafnet import NafBlock, start_residuals
 from netgraft.nets.quantized import QuantizedBlock

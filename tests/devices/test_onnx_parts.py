@@ -13,7 +13,7 @@ from netgraft.devices.onnx.parts import OnnxParts
 from netgraft.devices.onnx.runtime import OnnxRuntimeDevice
 from netgraft.errors import ExportError
 from netgraft.nets.blocks import FittedAffine, deploy
-from netgraft.nets.maxim import MultiAxisBlock, SignalGating
+from netgraft.nets.maxim_axes import MultiAxisBlock, SignalGating
 from netgraft.nets.nafnet import NafNet, NafNetShape, start_residuals
 from netgraft.operators import OPERATORS
 from netgraft.sites import find_sites

@@ -12,16 +12,8 @@ from torch import Tensor, nn
 from netgraft.devices import OnnxRuntimeDevice, to_onnx
 from netgraft.export import export
 from netgraft.nets.macs import count_macs
-from netgraft.nets.maxim import (
-    CrossGating,
-    Gather,
-    Maxim,
-    MaximShape,
-    MultiAxisBlock,
-    TokenMixing,
-    along,
-    shrink,
-)
+from netgraft.nets.maxim import Gather, Maxim, MaximShape, shrink
+from netgraft.nets.maxim_axes import CrossGating, MultiAxisBlock, TokenMixing, along
 from netgraft.nets.maxim_checkpoint import load_maxim
 
 SMALL = MaximShape(width=4, stages=2, groups=1, bottlenecks=1, high_side=4, low_side=2)

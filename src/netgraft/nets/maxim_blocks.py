@@ -10,17 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netgraft.nets.blocks import StaticAttention
-from netgraft.nets.maxim import (
-    SLOPE,
-    Axis,
-    AxisGate,
-    ChannelAttention,
-    ConvAttentionBlock,
-    MultiAxisBlock,
-    MutualGating,
-    along,
-    gelu,
-)
+from netgraft.nets.maxim import SLOPE, ChannelAttention, ConvAttentionBlock
+from netgraft.nets.maxim_axes import Axis, AxisGate, MultiAxisBlock, MutualGating, along, gelu
 from netgraft.nets.sited import AddedInputs, Fitted
 
 
