@@ -219,7 +219,7 @@ def stage_of(site: Site) -> int:
 
 
 def draw(blocks: Sequence[Site], drops: Floats, ranks: dict[str, list[float]], network: str) -> Figure:
-    fig, (losses, bars) = figure(13, 4.6, 2, width_ratios=[2.2, 1])
+    fig, (losses, bars) = figure(13, 5, 2, width_ratios=[1.8, 1])
     for color, kind in zip(CYCLE, dict.fromkeys(site.block for site in blocks), strict=False):
         places = [i for i, site in enumerate(blocks) if site.block == kind]
         losses.plot(places, drops[places], "o", ms=4.5, color=color, label=kind)
@@ -232,7 +232,7 @@ def draw(blocks: Sequence[Site], drops: Floats, ranks: dict[str, list[float]], n
     losses.set_ylabel("PSNR lost without it, dB")
     losses.yaxis.set_major_formatter("{x:g}")
     losses.margins(y=0.08)
-    losses.legend(fontsize=8, loc="lower right")
+    fig.legend(*losses.get_legend_handles_labels(), fontsize=8.5, ncols=6, loc="outside lower left")
     losses.set_title(f"What each site is worth: {network}", loc="left", fontsize=10.5)
     rank_bars(bars, ranks)
     bars.set_title("Does saliency predict it?", loc="left", fontsize=10.5)
