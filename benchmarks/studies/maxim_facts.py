@@ -86,7 +86,7 @@ def some_stages(net: Maxim, kept: Sequence[int], handed: Sequence[Carried]) -> M
             images = inputs[0]
             levels = {
                 name: [x.expand(-1, -1, *image.shape[-2:]) for x, image in zip(values, images, strict=True)]
-                for name, values in vars_of(handed[kept[0] - 1]).items()
+                for name, values in levels_of(handed[kept[0] - 1]).items()
             }
             return images, Carried(**levels)
 
@@ -94,7 +94,8 @@ def some_stages(net: Maxim, kept: Sequence[int], handed: Sequence[Carried]) -> M
     return shorter
 
 
-def vars_of(carried: Carried) -> dict[str, Sequence[Tensor]]:
+def levels_of(carried: Carried) -> dict[str, Sequence[Tensor]]:
+    """Its fields by their names."""
     return {"encoded": carried.encoded, "decoded": carried.decoded, "attended": carried.attended}
 
 
@@ -104,7 +105,7 @@ def handed_on_average(net: Maxim, degraded: Tensor) -> list[Carried]:
     handed: list[Carried] = []
 
     def averaged(_: nn.Module, inputs: object, carried: Carried) -> None:
-        means = {name: [x.mean((0, 2, 3), keepdim=True) for x in xs] for name, xs in vars_of(carried).items()}
+        means = {name: [x.mean((0, 2, 3), keepdim=True) for x in xs] for name, xs in levels_of(carried).items()}
         handed.append(Carried(**means))
 
     hooks = [stage.register_forward_hook(averaged) for stage in net.stages]
