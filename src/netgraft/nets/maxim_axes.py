@@ -19,9 +19,6 @@ from netgraft.nets.nafnet import LAYER_NORM_EPS
 
 Axis = Literal["grid", "block"]
 
-AT_ONCE = 400_000
-"""Numbers that are mixed in one pass: enough to share out among threads, few enough for a processor's cache."""
-
 
 class MultiAxisBlock(nn.Module):
     """The multi-axis gated MLP block: half of the channels mix over the grid, half within blocks.
@@ -164,14 +161,12 @@ def along(x: Tensor, side: int, axis: Axis, mixing: Callable[[Tensor], Tensor]) 
     places = _places(x, side, axis)
     b, rows, _, _, columns, c = places.shape
     if only_runs():
-        # A few rows at a time stay in the cache, and go from the image and back without further copies.
+        # A row at a time stays in the cache, and goes from the image and back without further copies.
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         target = _places(out, side, axis)
-        some = max(1, AT_ONCE // places[:, 0].numel())
-        for row in range(0, rows, some):
-            taken = places[:, row : row + some].permute(0, 2, 3, 1, 4, 5)
-            mixed = mixing(taken.reshape(b, side * side, -1, c))
-            target[:, row : row + some] = mixed.view(taken.shape).permute(0, 3, 1, 2, 4, 5)
+        for row in range(rows):
+            mixed = mixing(places[:, row].reshape(b, side * side, columns, c))
+            target[:, row] = mixed.view(b, side, side, columns, c)
         return out
     tokens = places.permute(0, 2, 3, 1, 4, 5).reshape(b, side * side, rows * columns, c)
     mixed = mixing(tokens).reshape(b, side, side, rows, columns, c)
