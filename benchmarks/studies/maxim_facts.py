@@ -1,21 +1,20 @@
 """What the parts of a MAXIM are worth, before anything is refitted: quality, time and saliency of every site.
 
     python -m benchmarks.studies.maxim_facts maxim.safetensors --root PHOTOS --degradation noise --strength 5,30 \
-        --label denoising --out F.json [--publish]
+        --label denoising --out FOLDER [--publish]
 
 Quality: PSNR of a crop of every test photograph as it is, restored, and restored by some of the stages; after alignment
 where the photographs are shaken. The first stages give the image of their supervised output; a later stage, without
 those before it, is handed what they hand on average, per channel. Each block in turn is removed: a fitted scale and
 offset per channel, or the fitted sum of its inputs, take its place, and the PSNR that this loses on validation crops is
 the truth that the six saliency metrics are ranked against. Times: of one block of every construction, by ONNX Runtime
-on one thread, all in turns. What is done stands in F.json, and the same command goes on from there. Prints its tables
+on one thread, all in turns. What is done stands in FOLDER, and the same command goes on from there. Prints its tables
 and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from netgraft.config import RunConfig, TeacherConfig
 from netgraft.data.images import DataConfig, crops_of
 from netgraft.devices import MeasureProtocol, OnnxParts, OnnxRuntimeDevice, measure_modules
 from netgraft.devices.measure import Latency
@@ -35,40 +35,20 @@ from netgraft.distill import fit_surrogates
 from netgraft.errors import ImageError
 from netgraft.evaluate import crop_psnrs_db
 from netgraft.features import site_features
-from netgraft.files import write_atomically
 from netgraft.imaging.align import align
-from netgraft.nets.load import load_teacher
 from netgraft.nets.maxim import Carried, Maxim, first_stages
 from netgraft.operators import OPERATORS
 from netgraft.prefix import PrefixScores
 from netgraft.saliency import METRICS, saliency
 from netgraft.sites import Site, find_sites
+from netgraft.stages import Run
+from netgraft.store import RunStore
 
 TEST_CROPS = 15
 """Crops that the stages are judged on, each of a photograph of its own while there are so many."""
 FITTING_CROPS = 4
 """Training crops that what takes a block's place is fitted on."""
 SALIENCY_CROPS, SALIENCY_SIDE = 4, 64
-
-
-class Facts:
-    """Figures by name, each computed once and kept in a file."""
-
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.path = path
-        self.values: dict[str, Any] = {"about": about}
-        if path.exists():
-            known = json.loads(path.read_text())
-            if known["about"] != about:
-                raise SystemExit(f"{path}: holds facts of {known['about']}; name another --out")
-            self.values = known
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self.values:
-            print(name, flush=True)
-            self.values[name] = make()
-            write_atomically(self.path, json.dumps(self.values, indent=1).encode())
-        return self.values[name]
 
 
 def removed(site: Site) -> str:
@@ -164,13 +144,11 @@ def times_ms(net: nn.Module, sites: tuple[Site, ...], size: tuple[int, int], sam
     return {key: [entry.median_ms, entry.q25_ms, entry.q75_ms] for key, entry in timed.items()}  # type: ignore[union-attr]
 
 
-def judge_removals(
-    facts: Facts, net: nn.Module, sites: Sequence[Site], fitting: Tensor, degraded: Tensor, clean: Tensor
-) -> None:
-    """The PSNR of the network, and of it without each of its blocks."""
+def removals_db(
+    net: nn.Module, sites: Sequence[Site], fitting: Tensor, degraded: Tensor, clean: Tensor
+) -> dict[str, float]:
+    """The PSNR of the network, as ``whole``, and of it without each of its blocks, by their paths."""
     blocks = [site for site in sites if site.kind == "block"]
-    if all(name in facts.values for name in ("whole_db", *(f"without {site.path}" for site in blocks))):
-        return
     surrogates = {
         (site.path, removed(site)): OPERATORS[removed(site)].module_at(site, net.get_submodule(site.path)).eval()
         for site in blocks
@@ -178,9 +156,7 @@ def judge_removals(
     fit_surrogates(surrogates, site_features(net, fitting, blocks))
     paths = [site.path for site in sites]
     scores = PrefixScores(net, paths, surrogates, degraded=degraded, clean=clean, calibration=fitting[:1])
-    facts.once("whole_db", lambda: scores.psnr_db({}))
-    for path, operator in surrogates:
-        facts.once(f"without {path}", lambda key=(path, operator): scores.psnr_db({key[0]: key[1]}))
+    return {"whole": scores.psnr_db({})} | {path: scores.psnr_db({path: name}) for path, name in surrogates}
 
 
 def stages_table(quality: dict[str, list[float] | None]) -> TableOf:
@@ -259,28 +235,38 @@ def main() -> None:
     torch.set_num_threads(1)
     low, high = map(float, args.strength.split(","))
     data = DataConfig(source="sharp", root=args.root, degradation=args.degradation, strength_px=(low, high))
-    teacher = load_teacher(args.checkpoint)
+    run = Run(RunConfig(teacher=TeacherConfig(path=args.checkpoint), data=data), RunStore(args.out))
+    teacher = run.teacher
     net = teacher.module
     assert isinstance(net, Maxim), teacher.description
     sites = find_sites(net, (args.size, args.size))
     blocks = [site for site in sites if site.kind == "block"]
-    about = {"network": teacher.description, "degradation": data.degradation_in_words, "crops": args.crops}
-    facts = Facts(args.out, about | {"side": args.side, "size": args.size})
-    side = (args.side, args.side)
+    side, size = (args.side, args.side), (args.size, args.size)
+    about = {"network": teacher.description, "degradation": data.degradation_in_words}
+    facts: dict[str, Any] = {}
+
+    def keep(name: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+        facts[name] = run.store.json(f"facts/{name}", {"origin": run.origin, **key}, make)
+        return facts[name]
 
     fitting, _ = crops_of(data, "train", count=FITTING_CROPS, size=side, seed=1)
     shaken = args.degradation == "shake"
-    judged = crops_of(data, "test", count=TEST_CROPS, size=(args.size, args.size))
-    quality = facts.once("stages", lambda: stage_quality(net, *judged, fitting, aligned=shaken))
+    judged = crops_of(data, "test", count=TEST_CROPS, size=size)
+    by_stage = {"crops": TEST_CROPS, "size": args.size, "side": args.side, "aligned": shaken}
+    quality = keep("stages", by_stage, lambda: stage_quality(net, *judged, fitting, aligned=shaken))
     degraded, clean = crops_of(data, "train", count=SALIENCY_CROPS, size=(SALIENCY_SIDE, SALIENCY_SIDE))
-    for metric in METRICS:
-        facts.once(metric, lambda metric=metric: saliency(net, degraded, clean, blocks, metric=metric).tolist())
-    times = facts.once("times_ms", lambda: times_ms(net, sites, (args.size, args.size), args.samples))
+    values = {
+        metric: np.array(
+            keep(metric, {}, lambda metric=metric: saliency(net, degraded, clean, blocks, metric=metric).tolist())
+        )
+        for metric in METRICS
+    }
+    times = keep("times_ms", {"size": args.size}, lambda: times_ms(net, sites, size, args.samples))
+    validation = crops_of(data, "validation", count=args.crops, size=side)
+    by_removal = {"crops": args.crops, "side": args.side}
+    psnr_db = keep("removals_db", by_removal, lambda: removals_db(net, sites, fitting, *validation))
 
-    judge_removals(facts, net, sites, fitting, *crops_of(data, "validation", count=args.crops, size=side))
-
-    drops = np.array([facts.values["whole_db"] - facts.values[f"without {site.path}"] for site in blocks])
-    values = {metric: np.array(facts.values[metric]) for metric in METRICS}
+    drops = np.array([psnr_db["whole"] - psnr_db[site.path] for site in blocks])
     values["MACs"] = np.array([float(site.macs) for site in blocks])
     values["time"] = np.array([times[site.shape_key][0] for site in blocks])
     ranks = {name: rank_agreement(value, drops) for name, value in values.items()}
@@ -293,10 +279,17 @@ def main() -> None:
             f"{name}_sites": kinds_table(blocks, drops, times),
             f"{name}_saliency": (["metric", f"Spearman with what {len(blocks)} sites are worth [95 %]"], rank_rows),
         },
-        facts.values | {"sites": {site.path: site.block for site in blocks}, "rank_correlation": ranks},
+        about
+        | facts
+        | {
+            "sites": {site.path: site.block for site in blocks},
+            "rank_correlation": ranks,
+            "worth_more_than_0.3_db": int((drops > 0.3).sum()),
+            "better_removed": int((drops < 0).sum()),
+        },
         draw(blocks, drops, ranks, teacher.description),
         page="maxim.md" if args.publish else None,
-        folder=args.out.parent,
+        folder=args.out / "studies",
     )
 
 
